@@ -1,0 +1,150 @@
+package yr
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"strconv"
+)
+
+// IDLen is the length of every call, object, instance and session identifier.
+// It is 20 because openYuanrong's C++ interface promises 20 characters.
+const IDLen = 20
+
+// PrefixLen is the part of an ID that names its maker: every ID minted by one
+// session starts with that session's prefix, so a prefix is also the caller's
+// name and the remaining 8 hexadecimal digits are the caller's sequence number.
+const PrefixLen = 12
+
+// An ID names a call, an object, an instance, a worker or a session. It is
+// printable ASCII: a 12-character prefix that is unique per session, then the
+// sequence number as 8 lower-case hexadecimal digits.
+//
+// IDs are made where the thing is made (in an SDK, mostly), never handed out by
+// a server, so making one costs no round trip.
+type ID [IDLen]byte
+
+// Prefix is the caller part of an ID.
+type Prefix [PrefixLen]byte
+
+const prefixAlphabet = "0123456789abcdefghijklmnopqrstuv" // 32 symbols: 5 bits each, 60 bits in all
+
+// NewPrefix returns a random prefix. With 60 random bits, a million sessions
+// collide with a probability below one in two million.
+func NewPrefix() Prefix {
+	var p Prefix
+	var raw [PrefixLen]byte
+	_, _ = rand.Read(raw[:]) // crypto/rand.Read never fails on Linux
+	for i, b := range raw {
+		p[i] = prefixAlphabet[b&31]
+	}
+	return p
+}
+
+// ID returns the ID with this prefix and sequence number.
+func (p Prefix) ID(seq uint32) ID {
+	var id ID
+	copy(id[:], p[:])
+	putHex(id[PrefixLen:], seq)
+	return id
+}
+
+func (p Prefix) String() string { return string(p[:]) }
+
+// NewID returns a fresh ID with its own prefix, for things that are not made in
+// sequence (sessions, workers).
+func NewID() ID { return NewPrefix().ID(0) }
+
+// ParseID reads the printable form.
+func ParseID(s string) (ID, error) {
+	var id ID
+	if len(s) != IDLen {
+		return id, fmt.Errorf("id %q has %d characters, want %d", s, len(s), IDLen)
+	}
+	copy(id[:], s)
+	if _, err := id.seq(); err != nil {
+		return ID{}, fmt.Errorf("id %q does not end in 8 hexadecimal digits", s)
+	}
+	return id, nil
+}
+
+func (id ID) String() string { return string(id[:]) }
+
+// IsZero reports whether id is the zero ID, which names nothing.
+func (id ID) IsZero() bool { return id == ID{} }
+
+// Prefix returns the caller part.
+func (id ID) Prefix() Prefix { return Prefix(id[:PrefixLen]) }
+
+// Seq returns the caller's sequence number, 0 if the ID is malformed.
+func (id ID) Seq() uint32 {
+	n, _ := id.seq()
+	return n
+}
+
+// Return names the k-th result of the call id. Results of one call are
+// consecutive: the caller reserves as many sequence numbers as the call returns.
+func (id ID) Return(k int) ID {
+	if k == 0 {
+		return id
+	}
+	putHex(id[PrefixLen:], id.Seq()+uint32(k)) //nolint:gosec // a call returns at most 100 objects
+	return id
+}
+
+// MarshalText and UnmarshalText make IDs readable in JSON.
+func (id ID) MarshalText() ([]byte, error) { return id[:], nil }
+
+// UnmarshalText is the inverse of MarshalText.
+func (id *ID) UnmarshalText(b []byte) error {
+	v, err := ParseID(string(b))
+	*id = v
+	return err
+}
+
+var errNotHex = errors.New("not hexadecimal")
+
+func (id ID) seq() (uint32, error) {
+	var n uint32
+	for _, c := range id[PrefixLen:] {
+		switch {
+		case c >= '0' && c <= '9':
+			n = n<<4 | uint32(c-'0')
+		case c >= 'a' && c <= 'f':
+			n = n<<4 | uint32(c-'a'+10)
+		default:
+			return 0, errNotHex
+		}
+	}
+	return n, nil
+}
+
+func putHex(dst []byte, n uint32) {
+	const digits = "0123456789abcdef"
+	for i := 7; i >= 0; i-- {
+		dst[i] = digits[n&15]
+		n >>= 4
+	}
+}
+
+// Tenant, Job and Node are names, not IDs: people choose or read them.
+type (
+	// Tenant is whose a thing is. The empty tenant is "default".
+	Tenant string
+	// Job is the lifetime tree of a driver: "job-" and 8 hexadecimal digits.
+	Job string
+	// Node is a machine's name in the cluster, "<hostname>-<pid>" unless configured.
+	Node string
+)
+
+// DefaultTenant is the tenant of everyone who names none.
+const DefaultTenant Tenant = "default"
+
+// NewJob returns a fresh job name.
+func NewJob() Job {
+	var raw [4]byte
+	_, _ = rand.Read(raw[:])
+	n := uint64(raw[0])<<24 | uint64(raw[1])<<16 | uint64(raw[2])<<8 | uint64(raw[3])
+	s := strconv.FormatUint(n, 16)
+	return Job("job-" + "00000000"[len(s):] + s)
+}
