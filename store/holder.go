@@ -34,6 +34,9 @@ func (h *Holder[W]) Inline() uint64 { return h.inline }
 //
 // hot: every put and every result of every call.
 func (h *Holder[W]) Bind(id yr.ID) (*Name[W], error) {
+	if h.ended {
+		return nil, over("bind", id)
+	}
 	if h.table.names[id] != nil {
 		return nil, yr.E("bind object "+id.String(), yr.ParamInvalid, "the id is in use; a session never uses an id twice")
 	}
@@ -47,7 +50,7 @@ func (h *Holder[W]) Bind(id yr.ID) (*Name[W], error) {
 // spoke of first, and finds the one that h has bound already.
 func (h *Holder[W]) Claim(id yr.ID) (*Name[W], error) {
 	n := h.table.names[id]
-	if n == nil {
+	if n == nil || h.ended {
 		return h.Bind(id)
 	}
 	if n.owner == h {
@@ -71,6 +74,9 @@ func (h *Holder[W]) Claim(id yr.ID) (*Name[W], error) {
 //
 // hot: every reference that arrives in a worker inside a value.
 func (h *Holder[W]) Retain(id yr.ID, k uint32) error {
+	if h.ended {
+		return over("retain", id)
+	}
 	n := h.table.names[id]
 	if n == nil {
 		if !h.table.recovering || k == 0 {
@@ -201,6 +207,10 @@ func (h *Holder[W]) unlink(n *Name[W]) {
 
 func notFound(op string, id yr.ID) error {
 	return yr.E(op+" object "+id.String(), yr.ObjectNotFound, "no such object: it was released, or it was never made here")
+}
+
+func over(op string, id yr.ID) error {
+	return yr.E(op+" object "+id.String(), yr.Finalized, "the session has ended")
 }
 
 func tooMany(id yr.ID, k, have uint32) error {

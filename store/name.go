@@ -204,20 +204,20 @@ func (t *Names[W]) Set(n *Name[W], v Value, contains []yr.ID) error {
 	t.stats.Pending--
 	t.countInline(n, int64(len(v.Bytes)))
 	if len(contains) > 0 {
-		n.Contains = t.contain(contains)
+		n.Contains = t.contain(n, contains)
 	}
 	return nil
 }
 
 // contain takes a reference to each id that exists and returns those ids.
-func (t *Names[W]) contain(ids []yr.ID) []yr.ID {
+func (t *Names[W]) contain(outer *Name[W], ids []yr.ID) []yr.ID {
 	kept := ids[:0]
 	for _, id := range ids {
 		inner := t.names[id]
 		if inner == nil && t.recovering {
 			inner = t.add(id)
 		}
-		if inner == nil {
+		if inner == nil || inner == outer {
 			continue
 		}
 		inner.inside++
@@ -337,18 +337,22 @@ func (t *Names[W]) sweep() {
 	for len(t.dead) > 0 {
 		n := t.dead[len(t.dead)-1]
 		t.dead = t.dead[:len(t.dead)-1]
-		for _, id := range n.Contains {
-			if inner := t.names[id]; inner != nil {
-				inner.inside--
-				t.settle(inner)
-			}
-		}
+		t.uncontain(n.Contains)
 		if t.OnFree != nil {
 			t.OnFree(n)
 		}
 		t.recycle(n)
 	}
 	t.sweeping = false
+}
+
+// uncontain takes back one reference to each contained object.
+func (t *Names[W]) uncontain(ids []yr.ID) {
+	for _, id := range ids {
+		inner := t.names[id]
+		inner.inside--
+		t.settle(inner)
+	}
 }
 
 func (t *Names[W]) recycle(n *Name[W]) {
