@@ -47,6 +47,7 @@ type Hello struct {
 	HasProgressPage bool                   `protobuf:"varint,19,opt,name=has_progress_page,json=hasProgressPage,proto3" json:"has_progress_page,omitempty"`                                                // a descriptor came with this frame
 	Worker          *WorkerState           `protobuf:"bytes,20,opt,name=worker,proto3" json:"worker,omitempty"`                                                                                            // a resuming worker says what it is
 	EnvVars         map[string]string      `protobuf:"bytes,21,rep,name=env_vars,json=envVars,proto3" json:"env_vars,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // for all workers of this job
+	Leases          []*Lease               `protobuf:"bytes,22,rep,name=leases,proto3" json:"leases,omitempty"`                                                                                            // slabs that a resuming session still holds
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -224,6 +225,13 @@ func (x *Hello) GetWorker() *WorkerState {
 func (x *Hello) GetEnvVars() map[string]string {
 	if x != nil {
 		return x.EnvVars
+	}
+	return nil
+}
+
+func (x *Hello) GetLeases() []*Lease {
+	if x != nil {
+		return x.Leases
 	}
 	return nil
 }
@@ -1776,7 +1784,7 @@ var File_pkg_wire_control_proto protoreflect.FileDescriptor
 
 const file_pkg_wire_control_proto_rawDesc = "" +
 	"\n" +
-	"\x16pkg/wire/control.proto\x12\ayr.wire\"\xd5\x05\n" +
+	"\x16pkg/wire/control.proto\x12\ayr.wire\"\xfd\x05\n" +
 	"\x05Hello\x12\x12\n" +
 	"\x04role\x18\x01 \x01(\rR\x04role\x12\x16\n" +
 	"\x06prefix\x18\x02 \x01(\tR\x06prefix\x12\x1a\n" +
@@ -1804,7 +1812,8 @@ const file_pkg_wire_control_proto_rawDesc = "" +
 	"\acommand\x18\x12 \x01(\tR\acommand\x12*\n" +
 	"\x11has_progress_page\x18\x13 \x01(\bR\x0fhasProgressPage\x12,\n" +
 	"\x06worker\x18\x14 \x01(\v2\x14.yr.wire.WorkerStateR\x06worker\x126\n" +
-	"\benv_vars\x18\x15 \x03(\v2\x1b.yr.wire.Hello.EnvVarsEntryR\aenvVars\x1a:\n" +
+	"\benv_vars\x18\x15 \x03(\v2\x1b.yr.wire.Hello.EnvVarsEntryR\aenvVars\x12&\n" +
+	"\x06leases\x18\x16 \x03(\v2\x0e.yr.wire.LeaseR\x06leases\x1a:\n" +
 	"\fEnvVarsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x93\x01\n" +
@@ -2022,20 +2031,21 @@ var file_pkg_wire_control_proto_goTypes = []any{
 var file_pkg_wire_control_proto_depIdxs = []int32{
 	1,  // 0: yr.wire.Hello.worker:type_name -> yr.wire.WorkerState
 	19, // 1: yr.wire.Hello.env_vars:type_name -> yr.wire.Hello.EnvVarsEntry
-	4,  // 2: yr.wire.WorkerAssignment.options:type_name -> yr.wire.Options
-	20, // 3: yr.wire.Options.custom_resources:type_name -> yr.wire.Options.CustomResourcesEntry
-	21, // 4: yr.wire.Options.env_vars:type_name -> yr.wire.Options.EnvVarsEntry
-	22, // 5: yr.wire.Options.custom_extensions:type_name -> yr.wire.Options.CustomExtensionsEntry
-	5,  // 6: yr.wire.Function.code_value:type_name -> yr.wire.Value
-	4,  // 7: yr.wire.Function.options:type_name -> yr.wire.Options
-	4,  // 8: yr.wire.Create.options:type_name -> yr.wire.Options
-	13, // 9: yr.wire.InstanceEvent.status:type_name -> yr.wire.Status
-	13, // 10: yr.wire.Lease.status:type_name -> yr.wire.Status
-	11, // [11:11] is the sub-list for method output_type
-	11, // [11:11] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	17, // 2: yr.wire.Hello.leases:type_name -> yr.wire.Lease
+	4,  // 3: yr.wire.WorkerAssignment.options:type_name -> yr.wire.Options
+	20, // 4: yr.wire.Options.custom_resources:type_name -> yr.wire.Options.CustomResourcesEntry
+	21, // 5: yr.wire.Options.env_vars:type_name -> yr.wire.Options.EnvVarsEntry
+	22, // 6: yr.wire.Options.custom_extensions:type_name -> yr.wire.Options.CustomExtensionsEntry
+	5,  // 7: yr.wire.Function.code_value:type_name -> yr.wire.Value
+	4,  // 8: yr.wire.Function.options:type_name -> yr.wire.Options
+	4,  // 9: yr.wire.Create.options:type_name -> yr.wire.Options
+	13, // 10: yr.wire.InstanceEvent.status:type_name -> yr.wire.Status
+	13, // 11: yr.wire.Lease.status:type_name -> yr.wire.Status
+	12, // [12:12] is the sub-list for method output_type
+	12, // [12:12] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_pkg_wire_control_proto_init() }
