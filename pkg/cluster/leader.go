@@ -1,0 +1,107 @@
+package cluster
+
+import (
+	"context"
+	"encoding/json"
+	"sync"
+
+	"yr/pkg/yr"
+)
+
+// Leader is one node's claim to lead the cluster. Taking over increments an
+// epoch; from then on every write of the former leader is refused, because
+// Commit carries the revision of the epoch key as a condition.
+//
+// With one master the node that opens the registry takes over and nobody
+// competes; the guard still matters, because a paused daemon may wake up beside
+// its successor.
+type Leader struct {
+	kv   KV
+	keys keyspace
+	node yr.Node
+
+	mu       sync.Mutex // protects what follows
+	epoch    uint64
+	revision int64 // of the epoch key when it was written; 0: never led
+}
+
+type epochRecord struct {
+	V     int     `json:"v"`
+	Epoch uint64  `json:"epoch"`
+	Node  yr.Node `json:"node"`
+}
+
+// ErrStale is returned for a write by a node that leads no more.
+var ErrStale = yr.E("leader", yr.Internal, "another node has taken over; this one must stop deciding and join it")
+
+// TakeOver makes this node the leader and returns its epoch. It succeeds even
+// beside a live leader: who may take over is decided by the caller.
+func (l *Leader) TakeOver(ctx context.Context) (epoch uint64, err error) {
+	key := l.keys.leader()
+	for {
+		entry, ok, err := l.kv.Get(ctx, key)
+		if err != nil {
+			return 0, err
+		}
+		var last epochRecord
+		if ok {
+			if err := decode(key, entry.Value, &last); err != nil {
+				return 0, err
+			}
+		}
+		next := epochRecord{V: formatVersion, Epoch: last.Epoch + 1, Node: l.node}
+		value, err := json.Marshal(next)
+		if err != nil {
+			return 0, err
+		}
+		outcome, err := l.kv.Commit(ctx, []Condition{{Key: key, Revision: entry.Revision}}, []Write{{Key: key, Value: value}})
+		if err != nil {
+			return 0, err
+		}
+		if !outcome.OK {
+			continue // somebody was faster; become the next
+		}
+		l.mu.Lock()
+		l.epoch, l.revision = next.Epoch, outcome.Revision
+		l.mu.Unlock()
+		return next.Epoch, nil
+	}
+}
+
+// Epoch is the epoch of the last successful TakeOver, 0 before it.
+func (l *Leader) Epoch() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.epoch
+}
+
+// Current reads who leads now.
+func (l *Leader) Current(ctx context.Context) (node yr.Node, epoch uint64, err error) {
+	entry, ok, err := l.kv.Get(ctx, l.keys.leader())
+	if err != nil || !ok {
+		return "", 0, err
+	}
+	var r epochRecord
+	err = decode(entry.Key, entry.Value, &r)
+	return r.Node, r.Epoch, err
+}
+
+// Commit is KV.Commit guarded by the epoch: it fails with ErrStale once another
+// node has taken over. Outcome.Current is about the caller's conditions only.
+func (l *Leader) Commit(ctx context.Context, conditions []Condition, writes []Write) (Outcome, error) {
+	l.mu.Lock()
+	guard := Condition{Key: l.keys.leader(), Revision: l.revision}
+	l.mu.Unlock()
+	if guard.Revision == 0 {
+		return Outcome{}, ErrStale
+	}
+	outcome, err := l.kv.Commit(ctx, append([]Condition{guard}, conditions...), writes)
+	if err != nil || outcome.OK {
+		return outcome, err
+	}
+	if outcome.Current[0].Revision != guard.Revision {
+		return Outcome{}, ErrStale
+	}
+	outcome.Current = outcome.Current[1:]
+	return outcome, nil
+}
