@@ -136,18 +136,12 @@ func (m *Member) start(ctx context.Context) error {
 		out = outcome{etcd, err}
 	}()
 
+	// StartEtcd cannot be interrupted; it takes milliseconds, or fails.
 	var out outcome
 	select {
 	case out = <-started:
 	case <-m.failed:
 		return m.failure
-	case <-ctx.Done():
-		go func() { // too late to be used, not too late to be stopped
-			if late := <-started; late.etcd != nil {
-				late.etcd.Close()
-			}
-		}()
-		return yr.Wrap("start etcd", yr.Interrupted, ctx.Err())
 	}
 	if out.err != nil {
 		return out.err
