@@ -12,7 +12,7 @@ PYTHON := .venv/bin/python
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {sub(":.*", "", $$1); printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: setup
 setup: ## install what is missing on this machine (scripts/setup.sh lists it)
@@ -23,7 +23,7 @@ build: setup ## build/yr, one static binary
 	$(GO_BUILD) -o build/yr .
 
 .PHONY: wheel
-wheel: build ## dist/openyuanrong-$(VERSION)-*.whl: the Python SDK and the binary
+wheel: build ## dist/openyuanrong-*.whl: the Python SDK and the binary
 	@rm -f dist/openyuanrong-*.whl
 	@$(PYTHON) -m pip wheel -q --disable-pip-version-check --no-deps --no-build-isolation -w dist sdk/python
 	@ls -sh dist/openyuanrong-*.whl
@@ -46,11 +46,11 @@ lint: setup ## golangci-lint, gofmt, ruff
 
 .PHONY: bench
 bench: build ## our own benchmarks, each with its floor
-	$(PYTHON) bench/run.py
+	PATH=$(CURDIR)/build:$$PATH build/yr bench
 
 .PHONY: bench-peers
 bench-peers: build ## the same workloads on yr and on Ray, side by side
-	$(PYTHON) bench/peers/run.py
+	bench/peers.sh
 
 .PHONY: soak
 soak: build ## a million calls, 100 000 put and delete rounds: memory and descriptors must stay flat
