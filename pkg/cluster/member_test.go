@@ -21,10 +21,12 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	// etcd that gives up over broken files while it starts leaves its backend's
-	// goroutine behind; the daemon exits then. TestStateSurvivesARestart looks for
-	// leaks of the ordinary life.
-	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("go.etcd.io/etcd/server/v3/storage/backend.(*backend).run"))
+	// etcd that gives up over broken files while it starts leaves two goroutines
+	// behind; the daemon exits then. TestStateSurvivesARestart looks for leaks of
+	// the ordinary life.
+	goleak.VerifyTestMain(m,
+		goleak.IgnoreTopFunction("go.etcd.io/etcd/server/v3/storage/backend.(*backend).run"),
+		goleak.IgnoreTopFunction("go.etcd.io/etcd/server/v3/storage/wal.(*filePipeline).run"))
 }
 
 func TestStateSurvivesARestart(t *testing.T) {
