@@ -7,7 +7,7 @@ SHELL := /bin/bash
 export PATH := $(CURDIR)/build/tools/bin:$(CURDIR)/.venv/bin:$(PATH)
 
 VERSION := $(shell cat VERSION)
-GO_BUILD := CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X yr/pkg/version.Version=$(VERSION)'
+GO_BUILD := CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
 PYTHON := .venv/bin/python
 
 .PHONY: help
