@@ -16,7 +16,7 @@ from __future__ import annotations
 import pickle
 import traceback
 import types
-from typing import Any, Callable, Union
+from typing import Any, Callable, ClassVar, Union
 
 from yr.err_type import ErrorCode, ErrorInfo, ModuleCode, named, number
 
@@ -165,7 +165,7 @@ class YRInvokeError(YRRuntimeError):
     ``except MyError`` works. Attributes that this class lacks are read from ``cause``.
     """
 
-    _DEFAULTS: dict[str, Any] = {
+    _DEFAULTS: ClassVar[dict[str, Any]] = {
         "code": ErrorCode.ERR_USER_FUNCTION_EXCEPTION,
         "module_code": ModuleCode.RUNTIME,
         "stack_trace_infos": [],
