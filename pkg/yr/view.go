@@ -41,6 +41,7 @@ type InstanceView struct {
 	Node      Node               `json:"node"`
 	State     string             `json:"state"`
 	Detached  bool               `json:"detached,omitempty"`
+	Worker    string             `json:"worker,omitempty"` // names its log files, runtime-<worker>.out and .err
 	PID       int                `json:"pid,omitempty"`
 	Resources map[string]float64 `json:"resources"`
 	Pending   int                `json:"pending"`
