@@ -1,0 +1,596 @@
+package route
+
+import (
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"yr/pkg/wire"
+	"yr/pkg/wire/wirepb"
+	"yr/pkg/yr"
+)
+
+// instance is user code with state and a mailbox, placed on a worker of its own.
+type instance struct {
+	r          *Router
+	id         yr.ID
+	job        *job
+	options    *wirepb.Options
+	message    []byte // the Create, as the worker gets it back when it resumes
+	class      string
+	code       *code
+	descriptor []byte
+	need       yr.Resources
+	ordered    bool
+
+	state    yr.InstanceState
+	since    time.Time
+	reason   string // why it waits, or why it ended
+	worker   *worker
+	ctor     *call     // the constructor's arguments
+	ctorNo   uint64    // its delivery number, while it runs
+	boundTo  *instance // the named instance that already existed
+	failure  wire.Value
+	restarts int
+	starts   int // workers in a row that ended before they connected
+	estimate time.Duration
+
+	lanes    map[yr.Prefix]*lane // ordered: calls by caller
+	loose    fifo                // unordered: ready calls
+	pending  int                 // calls not sent to the worker
+	watchers []*Session
+	killers  []reply
+	expires  time.Time // scheduling must have succeeded by then; zero: any time
+	killAt   time.Time // grace ends
+	record   []byte    // what the registry holds for its name
+}
+
+// lane keeps the calls of one caller in order.
+type lane struct{ calls fifo }
+
+// reply is a request that is answered later.
+type reply struct {
+	session *Session
+	corr    uint64
+}
+
+// maxIdleLanes bounds what an instance remembers of callers with no calls under way.
+const maxIdleLanes = 256
+
+// create takes a CREATE frame.
+func (s *Session) create(m *wirepb.Create) error {
+	r := s.r
+	id, err := yr.ParseID(string(m.GetInstanceId()))
+	if err != nil {
+		return yr.Wrap("create "+m.GetName(), yr.ParamInvalid, err)
+	}
+	if id.Prefix() != s.prefix || r.instances[id] != nil {
+		return yr.E("create "+m.GetName(), yr.ParamInvalid, "instance %s is not new or was not made by this session", id)
+	}
+	c, err := s.job.code(r, m.GetCodeId(), m.GetName(), m.GetCode(), m.GetCodeObject())
+	if err != nil {
+		return err
+	}
+	o := m.GetOptions()
+	if o == nil {
+		o = &wirepb.Options{}
+	}
+	if o.Namespace == "" {
+		o.Namespace = s.job.namespace
+	}
+	in := &instance{
+		r: r, id: id, job: s.job, options: o, class: m.GetName(), code: c, descriptor: m.GetDescriptor_(),
+		need: needOf(o), ordered: o.GetOrdered(), state: yr.StateNew, since: r.now,
+		lanes: make(map[yr.Prefix]*lane), watchers: []*Session{s},
+	}
+	in.message, err = proto.Marshal(&wirepb.Create{
+		InstanceId: m.GetInstanceId(), CodeId: m.GetCodeId(), Name: m.GetName(), Language: m.GetLanguage(),
+		Options: o, Descriptor_: m.GetDescriptor_(),
+	})
+	if err != nil {
+		return yr.Wrap("create "+m.GetName(), yr.ParamInvalid, err)
+	}
+	if ms := o.GetScheduleTimeoutMs(); ms >= 0 {
+		in.expires = r.now.Add(time.Duration(ms) * time.Millisecond)
+	}
+	packed := make(wire.IDs, 0, len(m.GetDeps())*yr.IDLen)
+	for _, d := range m.GetDeps() {
+		if len(d) != yr.IDLen {
+			return yr.E("create "+m.GetName(), yr.ParamInvalid, "a dependency of %d bytes is no identifier", len(d))
+		}
+		packed = append(packed, d...)
+	}
+	if int(m.GetNvals()) > packed.Len() {
+		return yr.E("create "+m.GetName(), yr.ParamInvalid, "%d values but %d dependencies", m.GetNvals(), packed.Len())
+	}
+	in.ctor = &call{id: id, in: in, job: s.job, deps: packed, nvals: int(m.GetNvals()), args: m.GetArgs(), argsBlob: m.GetArgsBlob(), since: r.now}
+	r.instances[id] = in
+	s.job.instances[in] = struct{}{}
+	if err := s.number(m.GetNumber(), target{in: in}); err != nil {
+		return err
+	}
+	if o.GetName() != "" {
+		r.claim(in)
+		return nil
+	}
+	r.hold(in.ctor)
+	return nil
+}
+
+// hold awaits the constructor's arguments; the instance is placed when they are there.
+func (r *Router) hold(c *call) {
+	c.in.set(yr.StateScheduling, "it waits for its arguments")
+	r.submit(c)
+}
+
+// ctorReady places an instance whose arguments are there.
+func (r *Router) ctorReady(in *instance) {
+	in.set(yr.StateScheduling, "it waits for resources")
+	r.creating = append(r.creating, in)
+	r.placeInstances()
+}
+
+// placeInstances starts workers for instances, first come first served; one that
+// does not fit does not hold up a smaller one behind it.
+func (r *Router) placeInstances() {
+	if r.recovery != nil {
+		return
+	}
+	waiting := r.creating
+	r.creating = nil
+	for _, in := range waiting {
+		if in.state != yr.StateScheduling {
+			continue
+		}
+		w := &worker{in: in, job: in.job, concurrency: max(1, int(in.options.GetConcurrency()))}
+		err := r.start(w, in.need, in.options, "instance "+in.id.String())
+		if err == nil {
+			in.worker = w
+			in.set(yr.StateCreating, "its worker is starting")
+			continue
+		}
+		if yr.CodeOf(err) != yr.ResourceNotEnough {
+			r.failInstance(in, yr.StateScheduleFailed, errorValue(yr.Wrap("create "+in.class, yr.CodeOf(err), err)))
+			continue
+		}
+		in.reason = err.Error()
+		r.creating = append(r.creating, in)
+	}
+}
+
+// tickInstances ends instances whose time to be scheduled, or to shut down, is over.
+func (r *Router) tickInstances() {
+	for _, in := range r.creating {
+		if in.state == yr.StateScheduling && !in.expires.IsZero() && r.now.After(in.expires) {
+			r.failInstance(in, yr.StateScheduleFailed, errorValue(yr.E("create "+in.class, yr.ResourceNotEnough,
+				"the instance cannot be scheduled within %d ms. The latest failure: %s", in.options.GetScheduleTimeoutMs(), in.reason)))
+		}
+	}
+	for _, in := range r.instances {
+		if !in.killAt.IsZero() && r.now.After(in.killAt) {
+			in.killAt = time.Time{}
+			if w := in.worker; w != nil {
+				r.opt.Launcher.Kill(w.id)
+			}
+		}
+		if limit := in.options.GetIdleTimeoutS(); limit > 0 && in.state == yr.StateRunning && in.pending == 0 &&
+			in.worker.inflight.len() == 0 && r.now.Sub(in.worker.idleSince) > time.Duration(limit)*time.Second {
+			r.endInstance(in, yr.StateEvicted, yr.E("instance "+in.id.String(), yr.InstanceEvicted, "evicted after idle for more than %d seconds", limit))
+		}
+	}
+}
+
+// construct sends the constructor to a worker that has just connected.
+func (r *Router) construct(in *instance) {
+	w, c := in.worker, in.ctor
+	r.functions++
+	m := in.code.message(r, r.functions, nil)
+	w.next++
+	in.ctorNo = w.next
+	w.busySince = r.now
+	w.inflight.push(w.next, delivery{})
+	t := wire.Task{ID: in.id, Target: r.functions, NVals: c.nvals, Args: c.args}
+	flags := uint8(wire.Construct)
+	if c.argsBlob {
+		flags |= wire.ArgsBlob
+	}
+	in.reason = "its constructor is running"
+	w.session.queue(func(dst []byte) []byte {
+		dst = wire.AppendMessage(dst, wire.Define, 0, m)
+		dst, at := wire.AppendTask(dst, flags, w.next, &t)
+		for i := range c.nvals {
+			dst = r.appendDependency(dst, c.deps.At(i))
+		}
+		return wire.EndTask(dst, at, &t, &wire.Tail{})
+	})
+}
+
+func (in *instance) constructing(number uint64) bool { return in.ctorNo != 0 && number == in.ctorNo }
+
+// constructed takes the outcome of the constructor.
+func (r *Router) constructed(in *instance, values []wire.Value) {
+	in.ctorNo = 0
+	if len(values) == 1 && values[0].Kind == wire.Failed {
+		v := values[0]
+		v.Data = append([]byte(nil), v.Data...) // outlives the frame
+		r.failInstance(in, yr.StateFatal, v)
+		return
+	}
+	if in.state == yr.StateExiting {
+		return
+	}
+	in.starts = 0
+	in.set(yr.StateRunning, "")
+	in.announce()
+	if in.options.GetRecoverRetryTimes() == 0 {
+		r.dropCtor(in)
+	}
+	r.pump(in)
+}
+
+// dropCtor lets go of the constructor's arguments.
+func (r *Router) dropCtor(in *instance) {
+	c := in.ctor
+	in.ctor = nil
+	if c == nil {
+		return
+	}
+	for i := range c.deps.Len() {
+		if n := r.names.Get(c.deps.At(i)); n != nil {
+			r.names.Unhold(n)
+		}
+	}
+}
+
+// set changes the state.
+func (in *instance) set(s yr.InstanceState, reason string) {
+	in.state, in.reason, in.since = s, reason, in.r.now
+}
+
+// real is the instance behind a name that existed already.
+func (in *instance) real() *instance {
+	for in.boundTo != nil {
+		in = in.boundTo
+	}
+	return in
+}
+
+// enter takes a call into the mailbox. Whether its arguments are there is seen later.
+func (in *instance) enter(c *call) {
+	if c == in.ctor {
+		return
+	}
+	in.pending++
+	if in.ordered {
+		in.lane(c.id.Prefix()).calls.push(c)
+	}
+}
+
+func (in *instance) lane(caller yr.Prefix) *lane {
+	l := in.lanes[caller]
+	if l == nil {
+		if len(in.lanes) >= maxIdleLanes {
+			for p, old := range in.lanes {
+				if old.calls.peek() == nil {
+					delete(in.lanes, p)
+				}
+			}
+		}
+		l = &lane{}
+		in.lanes[caller] = l
+	}
+	return l
+}
+
+// reenter puts a call back that a worker had and did not answer.
+func (in *instance) reenter(c *call) {
+	in.pending++
+	if in.ordered {
+		in.lane(c.id.Prefix()).calls.unpop(c)
+	} else {
+		in.loose.unpop(c)
+	}
+}
+
+// left accounts for a call that ended.
+func (in *instance) left(c *call) {
+	if c.worker == nil && c != in.ctor {
+		in.pending--
+	}
+}
+
+// callReady takes a call whose arguments are there.
+//
+// hot: once per method call.
+func (r *Router) callReady(c *call) {
+	in := c.in
+	c.state = callQueued
+	if in.state.Ended() || in.state == yr.StateExiting {
+		r.fail(c, in.gone())
+		return
+	}
+	if in.ordered {
+		r.pumpLane(in, in.lane(c.id.Prefix()))
+		return
+	}
+	in.loose.push(c)
+	r.pumpLoose(in)
+}
+
+// pump sends the worker what it may have now.
+func (r *Router) pump(in *instance) {
+	if !in.ordered {
+		r.pumpLoose(in)
+		return
+	}
+	if in.pending == 0 {
+		return
+	}
+	for _, l := range in.lanes {
+		r.pumpLane(in, l)
+	}
+}
+
+func (r *Router) pumpLane(in *instance, l *lane) {
+	for c := l.calls.peek(); c != nil && c.waiting == 0 && r.mayDeliver(in, c); c = l.calls.peek() {
+		l.calls.pop()
+		in.pending--
+		r.deliver(in.worker, c)
+	}
+}
+
+func (r *Router) pumpLoose(in *instance) {
+	for c := in.loose.peek(); c != nil && r.mayDeliver(in, c); c = in.loose.peek() {
+		in.loose.pop()
+		in.pending--
+		r.deliver(in.worker, c)
+	}
+}
+
+func (r *Router) mayDeliver(in *instance, c *call) bool {
+	return in.state == yr.StateRunning && r.recovery == nil && in.worker.open() && in.worker.takes(c.estimate())
+}
+
+// gone is the error of calls to an instance that has ended.
+func (in *instance) gone() error {
+	return yr.E("call "+in.class, yr.InstanceExited, "instance %s has ended: %s", in.label(), in.reason)
+}
+
+// label is what people call the instance.
+func (in *instance) label() string {
+	if n := in.options.GetName(); n != "" {
+		return `"` + n + `"`
+	}
+	return in.id.String()
+}
+
+// failInstance ends an instance that could not be made or cannot go on.
+func (r *Router) failInstance(in *instance, state yr.InstanceState, v wire.Value) {
+	if in.state.Ended() {
+		return
+	}
+	in.failure = v
+	reason := string(v.Data)
+	if v.Serialized {
+		reason = "its constructor raised an exception"
+	}
+	in.set(state, reason)
+	r.forgetName(in)
+	if w := in.worker; w != nil {
+		r.endWorker(w, "its instance failed: "+reason)
+	}
+	r.failCalls(in)
+	if in.worker == nil {
+		r.bury(in)
+	}
+	in.announce()
+}
+
+// failCalls ends every call that is not at the worker.
+func (r *Router) failCalls(in *instance) {
+	for _, c := range r.calls {
+		if c.in != in || c.state == callRunning {
+			continue
+		}
+		r.failCall(in, c)
+	}
+}
+
+// failCall ends one call of an instance that has failed or ended.
+func (r *Router) failCall(in *instance, c *call) {
+	if len(in.failure.Data) > 0 {
+		r.complete(c, []wire.Value{in.failure}, nil)
+		return
+	}
+	r.fail(c, in.gone())
+}
+
+// endInstance asks a living instance to end: its shutdown hook runs, and after
+// the grace period its process is killed.
+func (r *Router) endInstance(in *instance, _ yr.InstanceState, cause error) {
+	in = in.real()
+	if in.state.Ended() || in.state == yr.StateExiting {
+		return
+	}
+	in.set(yr.StateExiting, cause.Error())
+	r.forgetName(in)
+	r.failCalls(in)
+	w := in.worker
+	if w == nil {
+		r.buryAs(in, yr.StateExited)
+		return
+	}
+	grace := r.opt.Grace
+	if ms := in.options.GetGraceMs(); ms >= 0 {
+		grace = time.Duration(ms) * time.Millisecond
+	}
+	if w.session == nil || grace == 0 || in.ctorNo != 0 {
+		r.endWorker(w, cause.Error())
+		return
+	}
+	w.ending = cause.Error()
+	in.killAt = r.now.Add(grace)
+	w.session.queue(func(dst []byte) []byte {
+		return wire.AppendMessage(dst, wire.Shutdown, 0, &wirepb.Shutdown{GraceMs: grace.Milliseconds(), Reason: cause.Error()})
+	})
+	r.soon()
+}
+
+// instanceWorkerGone decides what becomes of an instance whose process is gone.
+func (r *Router) instanceWorkerGone(w *worker, list []delivery, text string, cause error) {
+	in := w.in
+	in.worker, in.ctorNo, in.killAt = nil, 0, time.Time{}
+	if in.state.Ended() || in.state == yr.StateExiting {
+		r.failDeliveries(in, w, list)
+		if in.state == yr.StateExiting {
+			r.buryAs(in, yr.StateExited)
+		} else {
+			r.bury(in)
+		}
+		return
+	}
+	if !w.everJoined {
+		in.starts++
+		if in.starts < startFailures {
+			r.ctorReady(in)
+			return
+		}
+		if cause == nil {
+			cause = yr.E("create "+in.class, yr.WorkerLost, "its worker ended before it could connect: %s; see %s/runtime-%s.err", text, r.opt.LogDir, w.id)
+		}
+		r.failInstance(in, yr.StateFatal, errorValue(cause))
+		return
+	}
+	if in.restarts < int(in.options.GetRecoverRetryTimes()) && in.ctor != nil && !in.job.ended {
+		in.restarts++
+		r.counters.retries.Add(1)
+		r.requeueAll(w, list) // at least once: they may have run
+		in.set(yr.StateFailed, "its process ended ("+text+"); restarting, attempt "+itoa(in.restarts))
+		in.announce()
+		r.ctorReady(in)
+		return
+	}
+	in.failure = errorValue(yr.E("instance "+in.label(), yr.InstanceExited,
+		"its process ended (%s); see `yr logs %s`, or set recover_retry_times to have it restarted", text, in.id))
+	in.set(yr.StateFatal, string(in.failure.Data))
+	r.failDeliveries(in, w, list)
+	r.failCalls(in)
+	r.forgetName(in)
+	r.bury(in)
+	in.announce()
+}
+
+func (r *Router) failDeliveries(in *instance, w *worker, list []delivery) {
+	for _, d := range list {
+		if c := d.call; c != nil && c.state == callRunning && c.worker == w {
+			r.failCall(in, c)
+		}
+	}
+}
+
+func (r *Router) buryAs(in *instance, s yr.InstanceState) {
+	in.set(s, in.reason)
+	r.failCalls(in)
+	r.bury(in)
+	in.announce()
+}
+
+// bury forgets an instance that has ended and has no process any more.
+func (r *Router) bury(in *instance) {
+	if r.instances[in.id] != in {
+		return
+	}
+	delete(r.instances, in.id)
+	delete(in.job.instances, in)
+	r.dropCtor(in)
+	r.ended.instance(in)
+	for _, k := range in.killers {
+		k.session.done(k.corr, nil)
+	}
+	in.killers = nil
+	r.jobMayEnd(in.job)
+	r.hungry = true
+}
+
+// announce tells those who hold a handle what became of the instance.
+func (in *instance) announce() {
+	for _, s := range in.watchers {
+		in.tell(s)
+	}
+	if in.state.Ended() {
+		in.watchers = nil
+	}
+}
+
+// tell sends one session the state of the instance.
+func (in *instance) tell(s *Session) {
+	e := &wirepb.InstanceEvent{InstanceId: in.id[:], State: uint32(in.state)} //nolint:gosec // 0 to 13
+	if len(in.failure.Data) > 0 {
+		e.Status = &wirepb.Status{Code: int32(in.failure.Code)}
+		if in.failure.Serialized {
+			e.Error = in.failure.Data
+		} else {
+			e.Status.Message = string(in.failure.Data)
+		}
+	} else if in.state.Ended() {
+		e.Status = &wirepb.Status{Code: int32(yr.InstanceExited), Message: in.reason}
+	}
+	s.queue(func(dst []byte) []byte { return wire.AppendMessage(dst, wire.Instance, 0, e) })
+}
+
+// bind takes a BIND frame: a handle that came from somewhere else.
+func (s *Session) bind(m *wirepb.Bind) error {
+	id, err := yr.ParseID(string(m.GetInstanceId()))
+	if err != nil {
+		return yr.Wrap("bind", yr.ParamInvalid, err)
+	}
+	r := s.r
+	in := r.instances[id]
+	if in == nil {
+		in = r.absent(id, s.job)
+	}
+	if err := s.number(m.GetNumber(), target{in: in}); err != nil {
+		return err
+	}
+	in = in.real()
+	in.watchers = append(in.watchers, s)
+	in.tell(s)
+	return nil
+}
+
+// buried stands for an instance that is not there any more.
+func (r *Router) buried(id yr.ID, j *job) *instance {
+	in := &instance{r: r, id: id, job: j, options: &wirepb.Options{}, class: "instance", state: yr.StateExited, lanes: map[yr.Prefix]*lane{}}
+	in.reason = "it was terminated, or its job has ended"
+	if e, ok := r.ended.find(id.String()); ok {
+		in.reason = e.Reason
+	}
+	in.failure = errorValue(yr.E("call", yr.InstanceNotFound, "there is no instance %s: %s", id, in.reason))
+	return in
+}
+
+// kill takes a KILL frame.
+func (s *Session) kill(corr uint64, m *wirepb.Kill) {
+	r := s.r
+	id, err := yr.ParseID(string(m.GetInstanceId()))
+	if err != nil {
+		s.done(corr, yr.Wrap("kill", yr.ParamInvalid, err))
+		return
+	}
+	in := r.instances[id]
+	if in == nil {
+		if _, ok := r.ended.find(id.String()); ok {
+			s.done(corr, nil) // it has ended already, which is what was asked for
+			return
+		}
+		s.done(corr, yr.E("kill", yr.InstanceNotFound, "there is no instance %s on this node", id))
+		return
+	}
+	in = in.real()
+	if m.GetWait() {
+		in.killers = append(in.killers, reply{s, corr})
+	} else {
+		s.done(corr, nil)
+	}
+	r.endInstance(in, yr.StateExited, yr.E("instance "+in.label(), yr.InstanceExited, "it was terminated"))
+}

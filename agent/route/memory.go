@@ -1,0 +1,67 @@
+package route
+
+import (
+	"os"
+	"strings"
+
+	"yr/pkg/wire"
+	"yr/pkg/wire/wirepb"
+	"yr/pkg/yr"
+)
+
+// Slabs: leases of shared memory, and the descriptors of segments.
+
+// lease takes a LEASE frame. A store without room answers at once with the
+// reason; sessions that hold empty slabs are asked to return them, so that the
+// SDK's next try may succeed.
+func (s *Session) lease(corr uint64, body []byte) error {
+	m := &wirepb.LeaseRequest{}
+	if err := wire.DecodeMessage(wire.Lease, body, m); err != nil {
+		return err
+	}
+	l, err := s.r.opt.Store.Lease(s.id, m.GetSize(), max(m.GetSize(), m.GetWish()))
+	if err != nil {
+		s.r.reclaim()
+	}
+	answer := &wirepb.Lease{Status: wire.StatusOf(err), Segment: l.Segment, Generation: l.Generation, Size: l.Size}
+	s.queue(func(dst []byte) []byte { return wire.AppendMessage(dst, wire.Leased, corr, answer) })
+	return nil
+}
+
+// reclaim asks every session for the slabs that it does not use, and ends idle
+// workers, whose slabs then come back by themselves.
+func (r *Router) reclaim() {
+	for _, s := range r.sessions {
+		s.queue(func(dst []byte) []byte { return wire.AppendEmpty(dst, wire.Reclaim, 0) })
+	}
+}
+
+// MapSegment answers a MAP frame: the descriptor of a segment, for a session that
+// proves itself by its resume token.
+func (r *Router) MapSegment(m *wirepb.MapRequest) (*os.File, error) {
+	id, err := r.verify(m.GetResumeToken())
+	if err != nil {
+		return nil, err
+	}
+	r.mu.Lock()
+	s := r.sessions[id.Prefix()]
+	r.mu.Unlock()
+	if s == nil {
+		return nil, yr.E("map", yr.Unauthorized, "session %s is not connected", id)
+	}
+	return r.opt.Store.File(m.GetSegment(), m.GetGeneration(), m.GetWritable(), id)
+}
+
+// resumeToken names a session and proves, also to a restarted daemon, that this
+// node made it.
+func (r *Router) resumeToken(id yr.ID) string { return id.String() + "." + r.opt.Sign(id.String()) }
+
+// verify reads a resume token.
+func (r *Router) verify(token string) (yr.ID, error) {
+	name, _, _ := strings.Cut(token, ".")
+	id, err := yr.ParseID(name)
+	if err != nil || r.resumeToken(id) != token {
+		return yr.ID{}, yr.E("session", yr.Unauthorized, "the session token is not one of this node")
+	}
+	return id, nil
+}

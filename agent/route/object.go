@@ -1,0 +1,188 @@
+package route
+
+import (
+	"bytes"
+
+	"yr/pkg/wire"
+	"yr/pkg/yr"
+	"yr/store"
+)
+
+// Objects: puts, references, gets, and what happens when a value arrives.
+
+// put binds and sets an object that the session made.
+//
+// hot: once per put.
+func (s *Session) put(flags uint8, body []byte) error {
+	var v wire.Value
+	id, _, err := wire.DecodeObject(body, &v)
+	if err != nil {
+		return err
+	}
+	if flags&wire.Announce != 0 {
+		return s.announce(id, &v)
+	}
+	if id.Prefix() != s.prefix {
+		return yr.E("put", yr.ParamInvalid, "object %s was not made by this session (%s)", id, s.prefix)
+	}
+	if v.Kind == wire.Failed {
+		return yr.E("put", yr.ParamInvalid, "an object cannot be put as an error")
+	}
+	n, err := s.holder.Bind(id)
+	if err != nil {
+		return err
+	}
+	s.r.counters.puts.Add(1)
+	return s.r.set(n, s.id, &v)
+}
+
+// set gives a name its value, made by the session maker, and serves who waits.
+//
+// hot: once per object.
+func (r *Router) set(n *store.Name[waiter], maker yr.ID, v *wire.Value) error {
+	if v.Kind == wire.Placed {
+		if err := r.opt.Store.Publish(maker, v.Place); err != nil {
+			return err
+		}
+	}
+	if err := r.names.Set(n, ownValue(v), ids(v.Contains)); err != nil {
+		return err
+	}
+	r.serve(n)
+	return nil
+}
+
+// ownValue copies what aliases a read buffer.
+func ownValue(v *wire.Value) store.Value {
+	switch v.Kind {
+	case wire.Placed:
+		return store.Value{Kind: store.Shared, Place: v.Place}
+	case wire.Failed:
+		return store.Value{Kind: store.Error, Code: v.Code, Serialized: v.Serialized, Bytes: bytes.Clone(v.Data)}
+	}
+	return store.Value{Kind: store.Inline, Bytes: bytes.Clone(v.Data)}
+}
+
+// wireValue is the other direction; it shares the bytes.
+func wireValue(n *store.Name[waiter]) wire.Value {
+	v := &n.Value
+	switch v.Kind {
+	case store.Shared:
+		return wire.Value{Kind: wire.Placed, Place: v.Place}
+	case store.Error:
+		return wire.Value{Kind: wire.Failed, Code: v.Code, Serialized: v.Serialized, Data: v.Bytes}
+	}
+	return wire.Value{Kind: wire.Inline, Data: v.Bytes}
+}
+
+func withContains(v wire.Value, n *store.Name[waiter]) wire.Value {
+	for _, id := range n.Contains {
+		v.Contains = append(v.Contains, id[:]...)
+	}
+	return v
+}
+
+func ids(packed wire.IDs) []yr.ID {
+	if packed.Len() == 0 {
+		return nil
+	}
+	list := make([]yr.ID, packed.Len())
+	for i := range list {
+		list[i] = packed.At(i)
+	}
+	return list
+}
+
+// serve tells everyone who waited for n.
+func (r *Router) serve(n *store.Name[waiter]) {
+	if len(n.Waiters) == 0 {
+		return
+	}
+	// A waiter may drop the last reference to n: keep it until all are served.
+	r.names.Hold(n)
+	waiters := n.Waiters
+	n.Waiters = nil
+	for _, w := range waiters {
+		if w.session != nil {
+			w.session.sendObject(n)
+			continue
+		}
+		r.dependencyReady(w.call, n)
+	}
+	r.names.Unhold(n)
+}
+
+// sendObject answers a GET.
+func (s *Session) sendObject(n *store.Name[waiter]) {
+	v := withContains(wireValue(n), n)
+	s.queue(func(dst []byte) []byte { return wire.AppendObject(dst, wire.ObjectT, 0, n.ID, &v) })
+}
+
+// get pushes objects that are ready, and remembers who waits for the others.
+func (s *Session) get(body []byte) error {
+	list, err := wire.DecodeIDs(body)
+	if err != nil {
+		return err
+	}
+	for i := range list.Len() {
+		id := list.At(i)
+		n := s.r.names.Get(id)
+		switch {
+		case n == nil:
+			v := errorValue(yr.E("get "+id.String(), yr.ObjectNotFound,
+				"no such object: it was released, its job has ended, or it was lost with the process that held it; keep a reference as long as it is needed"))
+			s.queue(func(dst []byte) []byte { return wire.AppendObject(dst, wire.ObjectT, 0, id, &v) })
+		case n.State == store.Pending:
+			n.Waiters = append(n.Waiters, waiter{session: s})
+		default:
+			s.sendObject(n)
+		}
+	}
+	return nil
+}
+
+// count takes or drops references. An unknown object is no reason to end a
+// session: it may have been released by the end of its job.
+//
+// hot: once per batch of dropped references.
+func (s *Session) count(t wire.Type, body []byte) error {
+	list, err := wire.DecodeIDs(body)
+	if err != nil {
+		return err
+	}
+	for i := range list.Len() {
+		if t == wire.Release {
+			err = s.holder.Release(list.At(i), 1)
+		} else {
+			err = s.holder.Retain(list.At(i), 1)
+		}
+		if err != nil && yr.CodeOf(err) != yr.ObjectNotFound {
+			return err
+		}
+	}
+	return nil
+}
+
+// freed is told by the table of every object that is gone.
+func (r *Router) freed(n *store.Name[waiter]) {
+	if n.Value.Kind == store.Shared && n.State == store.Ready {
+		r.freePlace(n.Value.Place)
+	}
+}
+
+// freePlace gives a blob's memory back and tells the session that may reuse it.
+func (r *Router) freePlace(p yr.Place) {
+	lessee, ok := r.opt.Store.Free(p)
+	if !ok {
+		return
+	}
+	if s := r.sessions[lessee.Prefix()]; s != nil && !s.closed {
+		s.freed = append(s.freed, p)
+		s.touch()
+	}
+}
+
+// errorValue is a system error as a value.
+func errorValue(err error) wire.Value {
+	return wire.Value{Kind: wire.Failed, Code: yr.CodeOf(err), Data: []byte(err.Error())}
+}

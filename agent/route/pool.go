@@ -1,0 +1,359 @@
+package route
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"time"
+
+	"yr/pkg/wire/wirepb"
+	"yr/pkg/yr"
+)
+
+// code is a serialised function or class, kept once however often it is defined.
+type code struct {
+	id     []byte
+	name   string
+	blob   []byte
+	object yr.ID // instead of blob: the object that holds it; held as long as the job
+}
+
+// function is something that can be called: code with options, in one job.
+type function struct {
+	number      uint32 // in TASK frames, unique on this node
+	code        *code
+	name        string
+	initializer []byte
+	pool        *pool
+	retries     uint32
+	estimate    time.Duration // moving average of one call's time; 0: not known yet
+}
+
+// poolKey says which calls may share workers: everything of the options that
+// shapes a process or its place.
+type poolKey struct {
+	job  yr.Job
+	spec string
+}
+
+// pool is the workers of one specification and the calls that wait for them.
+type pool struct {
+	key         poolKey
+	job         *job
+	options     *wirepb.Options
+	need        yr.Resources
+	concurrency int
+	max         int // workers; 0: no cap
+
+	queue    queue
+	workers  []*worker // connected ones
+	last     *worker   // had the last call; most likely to take the next
+	starting int
+	failures int   // workers in a row that ended before they connected
+	failure  error // of the last of them
+	never    error // no node can ever hold a worker of this pool
+	reason   string
+}
+
+// define takes a DEFINE frame: the function gets its number in this session.
+func (s *Session) define(m *wirepb.Function) error {
+	r := s.r
+	c, err := s.job.code(r, m.GetCodeId(), m.GetName(), m.GetCode(), m.GetCodeObject())
+	if err != nil {
+		return err
+	}
+	p, err := r.poolOf(s.job, m.GetOptions())
+	if err != nil {
+		return err
+	}
+	r.functions++
+	f := &function{
+		number: r.functions, code: c, name: m.GetName(), initializer: m.GetInitializer(),
+		pool: p, retries: m.GetOptions().GetRetryTimes(),
+	}
+	return s.number(m.GetNumber(), target{fn: f})
+}
+
+// maxTargets bounds the numbers of one session.
+const maxTargets = 1 << 20
+
+// number remembers what a session's number stands for.
+func (s *Session) number(n uint32, t target) error {
+	if n == 0 || n > maxTargets {
+		return yr.E("define", yr.ParamInvalid, "number %d is outside 1 to %d", n, maxTargets)
+	}
+	for int(n) >= len(s.targets) {
+		s.targets = append(s.targets, target{})
+	}
+	s.targets[n] = t
+	return nil
+}
+
+// code finds or keeps a piece of code.
+func (j *job) code(r *Router, id []byte, name string, blob, object []byte) (*code, error) {
+	if c := j.codes[string(id)]; c != nil {
+		return c, nil
+	}
+	c := &code{id: id, name: name, blob: blob}
+	if len(object) > 0 {
+		oid, err := yr.ParseID(string(object))
+		if err != nil {
+			return nil, yr.Wrap("define "+name, yr.ParamInvalid, err)
+		}
+		n := r.names.Get(oid)
+		if n == nil {
+			return nil, yr.E("define "+name, yr.ObjectNotFound, "the object %s that holds its code does not exist", oid)
+		}
+		r.names.Hold(n)
+		c.object = oid
+	}
+	j.codes[string(id)] = c
+	return c, nil
+}
+
+// message is the DEFINE frame for a worker.
+func (c *code) message(r *Router, number uint32, initializer []byte) *wirepb.Function {
+	m := &wirepb.Function{Number: number, CodeId: c.id, Name: c.name, Code: c.blob, Initializer: initializer}
+	if c.object.IsZero() {
+		return m
+	}
+	n := r.names.Get(c.object)
+	if n == nil {
+		return m // the worker reports that the code is empty
+	}
+	v := wireValue(n)
+	m.CodeValue = &wirepb.Value{Inline: v.Data, Segment: v.Place.Segment, Generation: v.Place.Generation, Offset: v.Place.Offset, Length: v.Place.Length}
+	return m
+}
+
+// needOf is what a worker with these options takes from a node.
+func needOf(o *wirepb.Options) yr.Resources {
+	need := yr.Resources{}
+	if v := o.GetCpu(); v > 0 {
+		need[yr.CPU] = yr.Amount(v)
+	}
+	if v := o.GetMemory(); v > 0 {
+		need[yr.Memory] = yr.Amount(v)
+	}
+	for k, v := range o.GetCustomResources() {
+		if v > 0 {
+			need[k] = yr.Amount(v)
+		}
+	}
+	return need
+}
+
+// poolOf finds or makes the pool for these options.
+func (r *Router) poolOf(j *job, o *wirepb.Options) (*pool, error) {
+	spec, err := json.Marshal([]any{
+		o.GetCpu(), o.GetMemory(), o.GetCustomResources(), o.GetConcurrency(), o.GetEnvVars(), o.GetRuntimeEnv(),
+		o.GetLabels(), o.GetMaxInstances(), o.GetPriority(), o.GetCustomExtensions(),
+	}) // maps are written in the order of their keys
+	if err != nil {
+		return nil, yr.Wrap("define", yr.ParamInvalid, err)
+	}
+	key := poolKey{j.id, string(spec)}
+	if p := r.pools[key]; p != nil {
+		return p, nil
+	}
+	p := &pool{
+		key: key, job: j, options: o, need: needOf(o),
+		concurrency: max(1, int(o.GetConcurrency())), max: max(0, int(o.GetMaxInstances())),
+	}
+	p.never = r.infeasible(p.need, o, j)
+	r.pools[key] = p
+	j.pools[p] = struct{}{}
+	return p, nil
+}
+
+// dispatch gives queued calls to workers, then starts workers for the rest.
+//
+// hot: once per call.
+func (r *Router) dispatch(p *pool) {
+	if p.never != nil {
+		for c := p.queue.pop(); c != nil; c = p.queue.pop() {
+			r.fail(c, p.never)
+		}
+		return
+	}
+	if r.recovery != nil {
+		return // the workers of before the restart are coming back
+	}
+	for c := p.queue.peek(); c != nil; c = p.queue.peek() {
+		w := p.pick(c)
+		if w == nil {
+			r.grow(p)
+			return
+		}
+		p.queue.pop()
+		r.deliver(w, c)
+	}
+}
+
+// pick chooses the worker for a call: the one that had the last call while its
+// backlog is too short to be worth a second wake, else an idle one, else the one
+// with the least backlog that may still be sent more.
+//
+// hot: once per call.
+func (p *pool) pick(c *call) *worker {
+	est := c.fn.estimate
+	if w := p.last; w != nil && w.open() && est > 0 && w.backlog+est <= packing && w.inflight.len() < maxAhead {
+		return w
+	}
+	var best *worker
+	for _, w := range p.workers {
+		if !w.open() || !w.takes(est) {
+			continue
+		}
+		if best == nil || w.backlog < best.backlog {
+			best = w
+		}
+	}
+	if best != nil {
+		p.last = best
+	}
+	return best
+}
+
+// grow starts workers for calls that no worker can take now.
+func (r *Router) grow(p *pool) {
+	want := p.wanted()
+	for p.starting < want {
+		if p.max > 0 && p.starting+len(p.workers) >= p.max {
+			p.reason = fmt.Sprintf("all %d workers that max_instances allows are busy", p.max)
+			return
+		}
+		if cap := p.job.maxWorkers; cap > 0 && p.job.workers >= cap {
+			p.reason = fmt.Sprintf("all %d workers that max_task_instance_num allows are busy", cap)
+			return
+		}
+		if err := r.startPoolWorker(p); err != nil {
+			p.reason = err.Error()
+			return
+		}
+		p.reason = "a worker is starting"
+	}
+}
+
+// wanted is how many workers should be on their way for what is queued.
+func (p *pool) wanted() int {
+	head := p.queue.peek()
+	if est := head.fn.estimate; est > 0 && est < window {
+		// Short calls: they are queued only because workers have a window's work
+		// ahead. One more at a time until that is no longer so.
+		return 1
+	}
+	return min((p.queue.len()+p.concurrency-1)/p.concurrency, maxStarting)
+}
+
+// maxStarting is how many workers of one pool may be starting at once.
+const maxStarting = 100
+
+// queue holds calls by depth: deeper first, so that recursion runs depth first
+// and needs as few blocked workers as possible; in order within a depth.
+type queue struct {
+	levels []fifo
+	n      int
+}
+
+// maxDepth is the deepest level of its own; deeper calls share the last.
+const maxDepth = 255
+
+func (q *queue) len() int { return q.n }
+
+func (q *queue) level(c *call) *fifo {
+	d := min(c.depth, maxDepth)
+	for len(q.levels) <= d {
+		q.levels = append(q.levels, fifo{})
+	}
+	return &q.levels[d]
+}
+
+func (q *queue) push(c *call)  { q.level(c).push(c); q.n++ }
+func (q *queue) unpop(c *call) { q.level(c).unpop(c); q.n++ }
+
+// dropped accounts for a queued call that ended; it stays in its list until it
+// comes to the front.
+func (q *queue) dropped(*call) { q.n-- }
+
+// peek is the call that is next, or nil.
+func (q *queue) peek() *call {
+	for d := len(q.levels) - 1; d >= 0; d-- {
+		if c := q.levels[d].peek(); c != nil {
+			return c
+		}
+	}
+	return nil
+}
+
+func (q *queue) pop() *call {
+	for d := len(q.levels) - 1; d >= 0; d-- {
+		if c := q.levels[d].peek(); c != nil {
+			q.levels[d].pop()
+			q.n--
+			return c
+		}
+	}
+	return nil
+}
+
+// fifo is a queue of calls in which ended ones are skipped.
+type fifo struct {
+	front []*call // put back, last first
+	list  []*call
+	head  int
+}
+
+func (f *fifo) push(c *call)  { f.list = append(f.list, c) }
+func (f *fifo) unpop(c *call) { f.front = append(f.front, c) }
+
+func (f *fifo) peek() *call {
+	for n := len(f.front); n > 0; n = len(f.front) {
+		if f.front[n-1].state != callEnded {
+			return f.front[n-1]
+		}
+		f.front = f.front[:n-1]
+	}
+	for f.head < len(f.list) {
+		if c := f.list[f.head]; c.state != callEnded {
+			return c
+		}
+		f.skip()
+	}
+	return nil
+}
+
+// pop removes what peek returned.
+func (f *fifo) pop() {
+	if n := len(f.front); n > 0 {
+		f.front = f.front[:n-1]
+		return
+	}
+	f.skip()
+}
+
+func (f *fifo) skip() {
+	f.list[f.head] = nil
+	f.head++
+	switch {
+	case f.head == len(f.list):
+		f.list, f.head = f.list[:0], 0
+		if cap(f.list) > 1<<16 {
+			f.list = nil
+		}
+	case f.head > 1024 && f.head*2 > len(f.list):
+		n := copy(f.list, f.list[f.head:])
+		clear(f.list[n:])
+		f.list, f.head = f.list[:n], 0
+	}
+}
+
+// without removes a worker from the pool.
+func (p *pool) without(w *worker) {
+	if i := slices.Index(p.workers, w); i >= 0 {
+		p.workers = slices.Delete(p.workers, i, i+1)
+	}
+	if p.last == w {
+		p.last = nil
+	}
+}

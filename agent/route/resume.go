@@ -1,0 +1,342 @@
+package route
+
+import (
+	"bytes"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"os"
+
+	"yr/agent/launch"
+	"yr/pkg/wire"
+	"yr/pkg/wire/wirepb"
+	"yr/pkg/yr"
+	"yr/store"
+)
+
+// What a restarted daemon does. It has its segments (the parent kept them) and
+// nothing else; the processes that survived tell it the rest. Workers come back
+// with what they run and their last results, drivers with the objects that they
+// hold and the calls that they wait for. Until they are back, or resumeWindow has
+// passed, nothing is delivered: a call that is already running somewhere must not
+// be given to somebody else.
+
+// resumeWindow is how long sessions of before the restart may take to come back.
+const resumeWindow = 5 * time.Second
+
+// recovery is the state of a restart that is not over.
+type recovery struct {
+	until   time.Time
+	workers map[yr.ID]launch.Survivor // still expected
+	drivers map[yr.ID]bool            // sessions still expected
+	results map[yr.ID]recovered       // of calls whose caller is not back
+	running map[yr.ID]*worker         // tasks that workers said they run
+}
+
+type recovered struct {
+	values []wire.Value
+	worker *Session
+}
+
+// Recover tells a router, before Open, that it takes over from one that crashed:
+// which workers still run, and which sessions were connected.
+func (r *Router) Recover(workers []launch.Survivor, sessions []yr.ID) {
+	rec := &recovery{
+		until:   r.opt.Now().Add(resumeWindow),
+		workers: make(map[yr.ID]launch.Survivor),
+		drivers: make(map[yr.ID]bool),
+		results: make(map[yr.ID]recovered),
+		running: make(map[yr.ID]*worker),
+	}
+	for _, w := range workers {
+		rec.workers[w.Worker] = w
+	}
+	for _, id := range sessions {
+		rec.drivers[id] = true
+	}
+	// Workers remember function numbers of the daemon before; start beyond them.
+	r.functions = uint32(r.opt.Now().Unix()&0x7ff) << 20 //nolint:gosec // 11 bits
+	r.recovery = rec
+	r.names.BeginRecovery()
+}
+
+// recover ends the restart when everybody is back or out of time.
+func (r *Router) recover() {
+	rec := r.recovery
+	if rec == nil || (len(rec.workers) > 0 || len(rec.drivers) > 0 || r.announcing()) && r.now.Before(rec.until) {
+		return
+	}
+	r.recovery = nil
+	for id := range rec.workers {
+		r.opt.Launcher.Kill(id)
+	}
+	r.names.EndRecovery(func(n *store.Name[waiter]) {
+		v := errorValue(yr.E("object "+n.ID.String(), yr.ObjectNotFound, "it was lost when the node's daemon was restarted; make it again"))
+		if err := r.set(n, yr.ID{}, &v); err != nil {
+			r.opt.Log.Error().Err(err).Stringer("object", n.ID).Msg("a lost object could not be marked")
+		}
+	})
+	for _, in := range r.instances {
+		if in.state == yr.StateSuspend {
+			r.failInstance(in, yr.StateFatal, errorValue(yr.E("instance "+in.id.String(), yr.InstanceExited, "it was lost when the node's daemon was restarted")))
+			continue
+		}
+		r.pump(in)
+	}
+	driven := make(map[*job]bool)
+	for _, s := range r.sessions {
+		if s.role != yr.RoleWorker {
+			driven[s.job] = true
+		}
+	}
+	for _, j := range r.jobs {
+		if !driven[j] {
+			r.endJob(j, "its driver did not come back after a restart of the node's daemon")
+		}
+	}
+	r.opt.Log.Info().Int("lost_workers", len(rec.workers)).Int("lost_drivers", len(rec.drivers)).Msg("recovered from a restart")
+	r.hungry = true
+}
+
+func (r *Router) announcing() bool {
+	for _, s := range r.sessions {
+		if s.announcing {
+			return true
+		}
+	}
+	return false
+}
+
+// announced is told that a resuming session has said all that it holds.
+func (s *Session) announced() {
+	s.announcing = false
+	s.r.soon()
+}
+
+// resumes reports whether a driver continues a session of before the restart.
+func (r *Router) resumes(s *Session, h *wirepb.Hello) bool {
+	if r.recovery == nil || h.GetResumeToken() == "" {
+		return false
+	}
+	id, err := r.verify(h.GetResumeToken())
+	if err != nil || id != s.id {
+		return false
+	}
+	delete(r.recovery.drivers, s.id)
+	return true
+}
+
+// adoptJob fills in what only the driver knows of a job that workers spoke of first.
+func (r *Router) adoptJob(j *job, h *wirepb.Hello) {
+	fresh := r.newJob(h)
+	j.namespace, j.recycle, j.maxWorkers = fresh.namespace, fresh.recycle, fresh.maxWorkers
+	j.language, j.interpreter, j.codePaths, j.dir, j.env = fresh.language, fresh.interpreter, fresh.codePaths, fresh.dir, fresh.env
+	r.jobs[j.id] = j
+}
+
+// resumeWorker rebuilds a worker from what it says it is.
+func (r *Router) resumeWorker(s *Session, h *wirepb.Hello) (*worker, error) {
+	id, err := yr.ParseID(string(h.GetWorkerId()))
+	if err != nil {
+		return nil, yr.Wrap("resume", yr.ParamInvalid, err)
+	}
+	if sid, err := r.verify(h.GetResumeToken()); err != nil || sid != s.id {
+		return nil, yr.E("resume", yr.Unauthorized, "the session token is not one of this node")
+	}
+	if w := r.workers[id]; w != nil && w.ending == "" { // this daemon knows it: only the connection broke
+		return w, nil
+	}
+	if r.recovery == nil {
+		return nil, yr.E("resume", yr.InstanceExited, "worker %s is not wanted any more", id)
+	}
+	survivor, ok := r.recovery.workers[id]
+	if !ok {
+		return nil, yr.E("resume", yr.InstanceExited, "worker %s is not wanted any more", id)
+	}
+	delete(r.recovery.workers, id)
+	a := &wirepb.WorkerAssignment{}
+	if err := proto.Unmarshal(h.GetWorker().GetAssignment(), a); err != nil {
+		return nil, yr.Wrap("resume", yr.ParamInvalid, err)
+	}
+	j := r.jobs[yr.Job(a.GetJob())]
+	if j == nil {
+		j = r.newJob(&wirepb.Hello{
+			Job: a.GetJob(), Tenant: a.GetTenant(), Namespace: a.GetNamespace(),
+			Language: h.GetLanguage(), Interpreter: h.GetInterpreter(), CodePaths: a.GetCodePaths(),
+		})
+	}
+	w := &worker{
+		id: id, job: j, pid: survivor.PID, concurrency: max(1, int(a.GetConcurrency())),
+		defined: make(map[uint32]bool), everJoined: true, next: h.GetWorker().GetLastDelivery(), started0: r.now,
+	}
+	w.need = needOf(a.GetOptions())
+	r.free.Sub(w.need)
+	r.workers[id] = w
+	if len(a.GetInstanceId()) > 0 {
+		return w, r.resumeInstance(w, a, h.GetWorker())
+	}
+	if w.pool, err = r.poolOf(j, a.GetOptions()); err != nil {
+		return nil, err
+	}
+	j.workers++
+	for _, raw := range h.GetWorker().GetRunning() {
+		if call, err := yr.ParseID(string(raw)); err == nil {
+			r.recovery.running[call] = w
+		}
+	}
+	return w, nil
+}
+
+// resumeInstance rebuilds the instance that a worker hosts.
+func (r *Router) resumeInstance(w *worker, a *wirepb.WorkerAssignment, state *wirepb.WorkerState) error {
+	id, err := yr.ParseID(string(a.GetInstanceId()))
+	if err != nil {
+		return yr.Wrap("resume", yr.ParamInvalid, err)
+	}
+	m := &wirepb.Create{}
+	if err := proto.Unmarshal(a.GetCreate(), m); err != nil {
+		return yr.Wrap("resume", yr.ParamInvalid, err)
+	}
+	in := r.instances[id]
+	if in == nil {
+		in = &instance{r: r, id: id, lanes: make(map[yr.Prefix]*lane)}
+		r.instances[id] = in
+	}
+	in.job, in.options, in.class, in.descriptor = w.job, a.GetOptions(), m.GetName(), m.GetDescriptor_()
+	in.message, in.ordered, in.need, in.worker = a.GetCreate(), a.GetOptions().GetOrdered(), w.need, w
+	in.code = &code{id: m.GetCodeId(), name: m.GetName()}
+	w.in = in
+	w.job.instances[in] = struct{}{}
+	if in.options.GetName() != "" {
+		r.named[in.nameKey()] = in
+	}
+	in.set(yr.StateRunning, "")
+	if yr.InstanceState(state.GetInstanceState()) != yr.StateRunning { //nolint:gosec // a small number
+		in.set(yr.StateCreating, "its constructor is running")
+		in.ctorNo = w.next
+	}
+	for _, raw := range state.GetRunning() {
+		if call, err := yr.ParseID(string(raw)); err == nil {
+			r.recovery.running[call] = w
+		}
+	}
+	in.announce()
+	return nil
+}
+
+// rejoin connects a resumed worker.
+func (r *Router) rejoin(w *worker, s *Session, page *os.File) {
+	w.session, s.worker = s, w
+	w.idleSince, w.busySince = r.now, r.now
+	if page != nil {
+		if w.page != nil {
+			_ = w.page.Close()
+		}
+		w.page = page
+	}
+	if w.pool != nil {
+		w.pool.workers = append(w.pool.workers, w)
+	}
+}
+
+// absent stands for an instance that a BIND names and nobody knows: it may be on
+// its way back, or gone.
+func (r *Router) absent(id yr.ID, j *job) *instance {
+	if r.recovery == nil {
+		return r.buried(id, j)
+	}
+	in := &instance{r: r, id: id, job: j, options: &wirepb.Options{}, class: "instance", lanes: make(map[yr.Prefix]*lane), ordered: true}
+	in.set(yr.StateSuspend, "its worker is coming back after a restart of the node's daemon")
+	r.instances[id] = in
+	j.instances[in] = struct{}{}
+	return in
+}
+
+// announce takes an object that a resuming session still holds.
+func (s *Session) announce(id yr.ID, v *wire.Value) error {
+	r := s.r
+	n, err := s.holder.Claim(id)
+	if err != nil {
+		return s.holder.Retain(id, 1) // another session made it
+	}
+	if n.State != store.Pending {
+		return nil
+	}
+	if v.Kind == wire.Placed {
+		if err := r.opt.Store.Announce(v.Place); err != nil {
+			lost := errorValue(yr.Wrap("object "+id.String(), yr.ObjectNotFound, err))
+			v = &lost
+		}
+	}
+	if err := r.names.Set(n, ownValue(v), ids(v.Contains)); err != nil {
+		return err
+	}
+	r.serve(n)
+	return nil
+}
+
+// recovered settles a call that was sent again: its result is here, or a worker
+// is running it.
+func (r *Router) recovered(c *call) bool {
+	rec := r.recovery
+	if rec == nil {
+		return false
+	}
+	if got, ok := rec.results[c.id]; ok {
+		delete(rec.results, c.id)
+		r.complete(c, got.values, got.worker)
+		return true
+	}
+	if w := rec.running[c.id]; w != nil {
+		delete(rec.running, c.id)
+		c.state, c.worker = callRunning, w
+		if c.in != nil {
+			c.in = c.in.real()
+		}
+		for i := range c.deps.Len() {
+			if n := r.names.Get(c.deps.At(i)); n != nil {
+				r.names.Hold(n)
+			}
+		}
+		return true
+	}
+	return false
+}
+
+// recoveredResult takes a result whose delivery belongs to the daemon before.
+func (r *Router) recoveredResult(id yr.ID, values []wire.Value, s *Session) bool {
+	if c := r.calls[id]; c != nil && c.state == callRunning && c.worker == s.worker && c.delivery == 0 {
+		r.complete(c, values, s)
+		return true
+	}
+	w := s.worker
+	if in := w.in; in != nil && in.id == id && in.state == yr.StateCreating {
+		r.constructed(in, values)
+		return true
+	}
+	rec := r.recovery
+	if rec == nil {
+		return false
+	}
+	kept := make([]wire.Value, len(values))
+	for i, v := range values {
+		v.Data, v.Contains = bytes.Clone(v.Data), bytes.Clone(v.Contains)
+		kept[i] = v
+	}
+	delete(rec.running, id)
+	rec.results[id] = recovered{kept, s}
+	return true
+}
+
+// resumedAt are the calls that a worker has run since before the restart, as
+// deliveries that it started.
+func (r *Router) resumedAt(w *worker) []delivery {
+	var list []delivery
+	for _, c := range r.calls {
+		if c.state == callRunning && c.worker == w && c.delivery == 0 {
+			list = append(list, delivery{call: c})
+		}
+	}
+	return list
+}

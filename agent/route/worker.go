@@ -1,0 +1,697 @@
+package route
+
+import (
+	"fmt"
+	"maps"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"yr/agent/launch"
+	"yr/pkg/wire"
+	"yr/pkg/wire/wirepb"
+	"yr/pkg/yr"
+	"yr/store"
+)
+
+// worker is a process that hosts user code: for a pool, or for one instance.
+type worker struct {
+	id          yr.ID
+	token       string
+	job         *job
+	pool        *pool     // or
+	in          *instance // the instance it hosts
+	concurrency int
+	need        yr.Resources // taken from the node until it is gone
+	devices     map[string][]int
+
+	pid      int
+	session  *Session // nil: not connected yet, or no more
+	page     *os.File // progress page; nil if it sent none
+	started0 time.Time
+
+	inflight   ring
+	next       uint64          // last delivery number
+	backlog    time.Duration   // estimated time of what is in flight
+	lastFn     *function       // of the last result
+	busySince  time.Time       // when the head of inflight began, as far as we know
+	defined    map[uint32]bool // functions it was sent
+	blockedAt  time.Time       // zero: not blocked
+	cpuLent    yr.Milli        // its CPU share that is in use by others
+	noYield    bool
+	recalled   bool   // RECALL sent, YIELD not seen
+	retiring   bool   // takes no more tasks, ends when its results are in
+	ending     string // killed or told to end by us: why
+	idleSince  time.Time
+	exit       *launch.Exit
+	everJoined bool
+	leftAt     time.Time
+}
+
+// delivery is a task at a worker.
+type delivery struct {
+	call *call
+	est  time.Duration
+	done bool
+}
+
+// ring is the tasks in flight at a worker, by delivery number.
+type ring struct {
+	first uint64 // delivery number of list[0]
+	list  []delivery
+	n     int // not done
+}
+
+func (q *ring) len() int { return q.n }
+
+func (q *ring) push(number uint64, d delivery) {
+	if len(q.list) == 0 {
+		q.first = number
+	}
+	q.list = append(q.list, d)
+	q.n++
+}
+
+// take marks a delivery as done and returns it.
+func (q *ring) take(number uint64) (delivery, bool) {
+	if number < q.first || number >= q.first+uint64(len(q.list)) {
+		return delivery{}, false
+	}
+	d := &q.list[number-q.first]
+	if d.done {
+		return delivery{}, false
+	}
+	got := *d
+	d.done, d.call = true, nil
+	q.n--
+	k := 0
+	for k < len(q.list) && q.list[k].done {
+		k++
+	}
+	q.first += uint64(k) //nolint:gosec // k is not negative
+	if k == len(q.list) {
+		q.list = q.list[:0]
+	} else {
+		q.list = q.list[k:]
+	}
+	return got, true
+}
+
+// after takes everything beyond a delivery number, in order.
+func (q *ring) after(number uint64) []delivery {
+	var got []delivery
+	for i := range q.list {
+		if d := &q.list[i]; !d.done && q.first+uint64(i) > number { //nolint:gosec // i is not negative
+			got = append(got, *d)
+			d.done, d.call = true, nil
+			q.n--
+		}
+	}
+	if q.n == 0 {
+		q.list = q.list[:0]
+	}
+	return got
+}
+
+// open reports whether the worker may be sent tasks at all.
+func (w *worker) open() bool {
+	return w.session != nil && !w.session.closed && !w.retiring && w.ending == "" && !w.recalled && (w.blockedAt.IsZero() || w.noYield)
+}
+
+// takes reports whether one more task of this estimate may be sent now.
+func (w *worker) takes(est time.Duration) bool {
+	n := w.inflight.len()
+	if n < w.concurrency {
+		return true
+	}
+	return est > 0 && n < maxAhead && w.backlog+est <= window*time.Duration(w.concurrency)
+}
+
+// current is the call that the worker runs, as far as order tells.
+func (w *worker) current() *call {
+	for i := range w.inflight.list {
+		if c := w.inflight.list[i].call; c != nil {
+			return c
+		}
+	}
+	return nil
+}
+
+// started is the last delivery that the worker began, read from its progress page.
+func (w *worker) started() (uint64, bool) {
+	if w.page == nil {
+		return 0, false
+	}
+	var b [8]byte
+	if n, err := w.page.ReadAt(b[:], 0); err != nil || n < 8 {
+		return 0, false
+	}
+	var v uint64
+	for i := 7; i >= 0; i-- {
+		v = v<<8 | uint64(b[i])
+	}
+	return v, true
+}
+
+// startPoolWorker starts a process for a pool if the node has room for it.
+func (r *Router) startPoolWorker(p *pool) error {
+	w := &worker{pool: p, job: p.job, concurrency: p.concurrency}
+	if err := r.start(w, p.need, p.options, "pool"); err != nil {
+		return err
+	}
+	p.starting++
+	p.job.workers++
+	return nil
+}
+
+// start reserves what w needs and launches it. The error says what is short.
+func (r *Router) start(w *worker, need yr.Resources, o *wirepb.Options, note string) error {
+	if r.closing {
+		return yr.E("start worker", yr.ScheduleCancelled, "the node is shutting down")
+	}
+	if len(r.workers) >= r.opt.MaxWorkers {
+		return yr.E("start worker", yr.ResourceNotEnough, "this node runs %d worker processes, the most it may", r.opt.MaxWorkers)
+	}
+	if err := r.reserve(w, need, o); err != nil {
+		return err
+	}
+	w.id, w.token = yr.NewID(), yr.NewID().String()+yr.NewID().String()
+	w.started0 = r.now
+	w.defined = make(map[uint32]bool)
+	r.workers[w.id] = w
+	r.counters.workersStarted.Add(1)
+	r.opt.Launcher.Start(launch.Spec{
+		Worker: w.id, Token: w.token, Job: w.job.id,
+		Language: w.job.language, Interpreter: w.job.interpreter,
+		Env: r.environment(w, o), Dir: w.job.dir, CodePaths: w.job.codePaths, Note: note,
+	})
+	return nil
+}
+
+// reserve takes resources, if need be from idle workers of other pools.
+func (r *Router) reserve(w *worker, need yr.Resources, o *wirepb.Options) error {
+	for {
+		wait, err := r.place(w, need, o)
+		if err != nil || !wait.short {
+			return err
+		}
+		// What an idle worker holds comes back when its process is gone.
+		coming := r.free.Clone()
+		coming.Add(r.leaving)
+		if _, enough := coming.Fits(need); enough || !r.endIdle(w.pool) {
+			return yr.E("schedule", yr.ResourceNotEnough, "%s", wait.reason)
+		}
+	}
+}
+
+// environment is what the worker finds in its environment.
+func (r *Router) environment(w *worker, o *wirepb.Options) map[string]string {
+	env := maps.Clone(w.job.env)
+	if env == nil {
+		env = make(map[string]string)
+	}
+	maps.Copy(env, o.GetEnvVars())
+	id := w.id
+	if w.in != nil {
+		id = w.in.id
+	}
+	env["INSTANCE_ID"] = id.String()
+	env["YR_RUNTIME_ID"] = "runtime-" + w.id.String()
+	env["YR_JOB_ID"] = string(w.job.id)
+	env["YR_TENANT_ID"] = string(w.job.tenant)
+	env["NODE_ID"] = string(r.opt.Node)
+	env["HOST_IP"] = r.opt.NodeIP
+	maps.Copy(env, visibleDevices(w.devices, env))
+	return env
+}
+
+// release gives back what the worker took.
+func (r *Router) release(w *worker) {
+	r.free.Add(w.need)
+	if w.ending != "" && w.in == nil {
+		r.leaving.Sub(w.need)
+	}
+	if w.cpuLent != 0 {
+		r.free[yr.CPU] -= w.cpuLent
+		w.cpuLent = 0
+	}
+	r.returnDevices(w)
+	w.need = nil
+	r.hungry = true
+}
+
+// Assign is asked for the worker that a HELLO names.
+func (r *Router) assign(h *wirepb.Hello) (*worker, error) {
+	id, err := yr.ParseID(string(h.GetWorkerId()))
+	if err != nil {
+		return nil, yr.Wrap("hello", yr.ParamInvalid, err)
+	}
+	w := r.workers[id]
+	if w == nil || w.ending != "" {
+		return nil, yr.E("hello", yr.InstanceExited, "worker %s is not wanted any more", id)
+	}
+	if w.token != h.GetToken() {
+		return nil, yr.E("hello", yr.Unauthorized, "the token is not the one that worker %s was started with", id)
+	}
+	return w, nil
+}
+
+// assignment tells the worker what it is.
+func (w *worker) assignment(node yr.Node) *wirepb.WorkerAssignment {
+	a := &wirepb.WorkerAssignment{
+		Job: string(w.job.id), Tenant: string(w.job.tenant), Namespace: w.job.namespace,
+		Concurrency: uint32(w.concurrency), Node: string(node), CodePaths: w.job.codePaths, //nolint:gosec // 1 to 1000
+	}
+	if w.in != nil {
+		a.InstanceId = w.in.id[:]
+		a.Create = w.in.message
+		a.Options = w.in.options
+	} else {
+		a.Options = w.pool.options
+	}
+	return a
+}
+
+// join connects a worker to its session.
+func (r *Router) join(w *worker, s *Session, page *os.File) {
+	w.session, s.worker, w.page = s, w, page
+	w.everJoined = true
+	w.idleSince = r.now
+	if p := w.pool; p != nil {
+		p.starting--
+		p.failures, p.failure = 0, nil
+		p.workers = append(p.workers, w)
+		r.dispatch(p)
+		return
+	}
+	r.construct(w.in)
+}
+
+// deliver sends a call to a worker.
+//
+// hot: once per call.
+func (r *Router) deliver(w *worker, c *call) {
+	w.next++
+	c.state, c.worker, c.delivery = callRunning, w, w.next
+	est := c.estimate()
+	if w.inflight.len() == 0 {
+		w.busySince = r.now
+	}
+	w.inflight.push(w.next, delivery{call: c, est: est})
+	w.backlog += est
+	t := wire.Task{ID: c.id, NVals: c.nvals, Returns: c.returns, Method: c.method, Args: c.args}
+	if c.fn != nil {
+		t.Target = c.fn.number
+		if !w.defined[t.Target] {
+			w.defined[t.Target] = true
+			m := c.fn.code.message(r, t.Target, c.fn.initializer)
+			w.session.queue(func(dst []byte) []byte { return wire.AppendMessage(dst, wire.Define, 0, m) })
+		}
+	}
+	var flags uint8
+	if c.argsBlob {
+		flags = wire.ArgsBlob
+	}
+	w.session.queue(func(dst []byte) []byte {
+		dst, at := wire.AppendTask(dst, flags, c.delivery, &t)
+		for i := range c.nvals {
+			dst = r.appendDependency(dst, c.deps.At(i))
+		}
+		tail := wire.Tail{Attempt: c.attempt, Trace: c.trace}
+		if !c.deadline.IsZero() {
+			tail.Deadline = uint64(c.deadline.UnixMicro()) //nolint:gosec // deadlines lie after 1970
+		}
+		return wire.EndTask(dst, at, &t, &tail)
+	})
+}
+
+// appendDependency appends the value of a dependency; the call holds it.
+func (r *Router) appendDependency(dst []byte, id yr.ID) []byte {
+	var v wire.Value
+	if n := r.names.Get(id); n != nil && n.State != store.Pending {
+		v = wireValue(n)
+	} else {
+		v = errorValue(yr.E("argument "+id.String(), yr.ObjectNotFound, "it was lost when the node's daemon was restarted"))
+	}
+	return wire.AppendValue(dst, &v, true)
+}
+
+// estimate is how long the call is thought to run; unknown counts as the window,
+// so that nothing is queued behind it.
+func (c *call) estimate() time.Duration {
+	if c.fn != nil && c.fn.estimate > 0 {
+		return c.fn.estimate
+	}
+	if c.in != nil && c.in.estimate > 0 {
+		return c.in.estimate
+	}
+	return window
+}
+
+// result takes a RESULT frame of a worker.
+//
+// hot: once per call.
+func (s *Session) result(number uint64, body []byte) error {
+	id, values, _, err := wire.DecodeResult(body, s.scratch[:0])
+	if err != nil {
+		return err
+	}
+	s.scratch = values[:0]
+	w, r := s.worker, s.r
+	if w == nil {
+		return yr.E("result", yr.FrameMalformed, "this session is not a worker")
+	}
+	d, ok := w.inflight.take(number)
+	if !ok {
+		if !r.recoveredResult(id, values, s) {
+			r.discard(values, s) // the task was given back, or this is a repetition
+		}
+		return nil
+	}
+	w.backlog -= d.est
+	c := d.call
+	w.lastFn = nil
+	if c != nil {
+		w.lastFn = c.fn
+	}
+	if w.in != nil && w.in.constructing(number) {
+		r.constructed(w.in, values)
+		return nil
+	}
+	if c == nil || c.state != callRunning || c.worker != w {
+		r.discard(values, s)
+		return nil
+	}
+	failed := len(values) == 1 && values[0].Kind == wire.Failed
+	if failed && r.retry(c) {
+		return nil
+	}
+	r.complete(c, values, s)
+	return nil
+}
+
+// settled closes the books on a chunk of results: how long the calls took, and
+// what the worker does next.
+func (r *Router) settled(w *worker, results int) {
+	if w.inflight.len() == 0 {
+		w.idleSince = r.now
+	}
+	took := r.now.Sub(w.busySince) / time.Duration(results)
+	w.busySince = r.now
+	if w.pool != nil {
+		if f := w.lastFn; f != nil {
+			f.estimate = average(f.estimate, took)
+		}
+		if w.retiring && w.inflight.len() == 0 {
+			r.endWorker(w, "it ran a function that raised")
+			return
+		}
+		if w.pool.queue.len() > 0 {
+			r.dispatch(w.pool)
+		} else if w.inflight.len() == 0 {
+			r.hungry = r.hungry || r.starved()
+		}
+		return
+	}
+	w.in.estimate = average(w.in.estimate, took)
+	r.pump(w.in)
+}
+
+// average is an exponentially weighted moving average that trusts its first sample.
+func average(old, sample time.Duration) time.Duration {
+	sample = max(sample, 100*time.Nanosecond)
+	if old == 0 {
+		return sample
+	}
+	return (old*3 + sample) / 4
+}
+
+// blocked is told that a worker waits inside a task.
+func (r *Router) blocked(w *worker, after uint64) {
+	w.blockedAt = r.now
+	w.noYield = after == wire.NoYield
+	if !w.noYield {
+		r.takeBack(w, after)
+	}
+	r.soonIfStarved()
+}
+
+// takeBack returns every task beyond a delivery to its queue.
+func (r *Router) takeBack(w *worker, after uint64) {
+	w.session.queue(func(dst []byte) []byte { return wire.AppendEmpty(dst, wire.Yielded, 0) })
+	r.requeueAll(w, w.inflight.after(after))
+}
+
+// requeueAll sends deliveries back, first in front.
+func (r *Router) requeueAll(w *worker, list []delivery) {
+	for i := len(list) - 1; i >= 0; i-- {
+		w.backlog -= list[i].est
+		if c := list[i].call; c != nil && c.state == callRunning && c.worker == w {
+			r.requeue(c)
+		}
+	}
+}
+
+// lend gives the CPU share of a blocked worker to others.
+func (r *Router) lend(w *worker) {
+	w.cpuLent = w.need[yr.CPU]
+	r.free[yr.CPU] += w.cpuLent
+	r.hungry = true
+}
+
+func (r *Router) unblocked(w *worker) {
+	w.blockedAt = time.Time{}
+	w.noYield = false
+	w.busySince = r.now
+	if w.cpuLent != 0 {
+		r.free[yr.CPU] -= w.cpuLent // below zero while others still use it
+		w.cpuLent = 0
+	}
+}
+
+// recall asks a worker for the tasks that it has not started.
+func (r *Router) recall(w *worker) {
+	if w.recalled || w.in != nil || w.concurrency > 1 || w.session == nil {
+		return
+	}
+	w.recalled = true
+	w.session.queue(func(dst []byte) []byte { return wire.AppendEmpty(dst, wire.Recall, 0) })
+}
+
+// yielded takes the answer to RECALL, or the farewell of a worker.
+func (r *Router) yielded(w *worker, after uint64, reason uint8) {
+	if w.in != nil {
+		return
+	}
+	w.recalled = false
+	r.takeBack(w, after)
+	if reason == wire.YieldRetiring {
+		w.retiring = true
+		if w.inflight.len() == 0 {
+			r.endWorker(w, "it ran a function that raised")
+		}
+	}
+}
+
+// tickWorker does what time brings about for one worker and reports whether the
+// clock should stay fast for it.
+func (r *Router) tickWorker(w *worker) bool {
+	if w.session == nil {
+		if w.everJoined && w.exit == nil && r.now.Sub(w.leftAt) > hangUp {
+			r.endWorker(w, "it closed its connection")
+		}
+		return true
+	}
+	if !w.blockedAt.IsZero() {
+		if w.cpuLent == 0 && r.now.Sub(w.blockedAt) >= blockedPatience {
+			r.lend(w)
+		}
+		return true
+	}
+	n := w.inflight.len()
+	if n == 0 {
+		if w.pool != nil && w.open() && r.now.Sub(w.idleSince) >= w.pool.job.recycle {
+			r.endWorker(w, fmt.Sprintf("it was idle for %s", w.pool.job.recycle))
+		}
+		return false
+	}
+	if n > w.concurrency && w.pool != nil && r.now.Sub(w.busySince) > recallAfter {
+		r.recall(w)
+	}
+	return true
+}
+
+// hangUp is how long a worker may live without a connection before it is killed.
+const hangUp = time.Second
+
+// endIdle ends the worker that has been idle longest, to make room, and reports
+// whether there was one. A pool's own idle workers are never in its way.
+func (r *Router) endIdle(except *pool) bool {
+	var idle *worker
+	for _, w := range r.workers {
+		if w.pool == nil || w.pool == except || w.inflight.len() > 0 || !w.open() || w.pool.queue.len() > 0 {
+			continue
+		}
+		if idle == nil || w.idleSince.Before(idle.idleSince) {
+			idle = w
+		}
+	}
+	if idle == nil {
+		return false
+	}
+	r.endWorker(idle, "others needed its room")
+	return true
+}
+
+// endWorker kills a worker. What it still had is dealt with when it is gone.
+func (r *Router) endWorker(w *worker, why string) {
+	if w.ending != "" {
+		return
+	}
+	w.ending = why
+	if w.pool != nil {
+		w.pool.without(w)
+		r.leaving.Add(w.need)
+	}
+	r.opt.Launcher.Kill(w.id)
+}
+
+// WorkerStarted is told how a start went.
+func (r *Router) WorkerStarted(id yr.ID, pid int, err error) {
+	r.turn(func() {
+		w := r.workers[id]
+		if w == nil {
+			return
+		}
+		if err != nil {
+			r.workerGone(w, err)
+			return
+		}
+		w.pid = pid
+		if w.ending != "" {
+			r.opt.Launcher.Kill(id) // it was ended before it had a process
+		}
+	})
+}
+
+// WorkerExited is told of the end of a process.
+func (r *Router) WorkerExited(e launch.Exit) {
+	r.turn(func() {
+		w := r.workers[e.Worker]
+		if w == nil {
+			return
+		}
+		w.exit = &e
+		if w.session == nil {
+			r.workerGone(w, nil)
+		}
+		// Otherwise its last results may still be in the socket: wait for its end.
+	})
+}
+
+// workerLeft is told that a worker's connection ended.
+func (r *Router) workerLeft(w *worker) {
+	w.session = nil
+	w.leftAt = r.now
+	if w.pool != nil {
+		w.pool.without(w)
+	}
+	if w.exit != nil {
+		r.workerGone(w, nil)
+		return
+	}
+	r.soon()
+}
+
+// workerGone buries a worker: process and connection are gone, or it never started.
+func (r *Router) workerGone(w *worker, cause error) {
+	delete(r.workers, w.id)
+	if w.ending == "" {
+		r.counters.workersLost.Add(1)
+	}
+	started, known := w.started()
+	if w.page != nil {
+		_ = w.page.Close()
+	}
+	r.release(w)
+	text := w.fate(cause)
+	list := append(r.resumedAt(w), w.inflight.after(0)...)
+	if p := w.pool; p != nil {
+		p.without(w)
+		p.job.workers--
+		if !w.everJoined {
+			p.starting--
+			r.neverJoined(p, w, text, cause)
+		}
+		for i := len(list) - 1; i >= 0; i-- {
+			r.lost(w, list[i].call, !known || list[i].call != nil && list[i].call.delivery <= started, text)
+		}
+	} else {
+		r.instanceWorkerGone(w, list, text, cause)
+	}
+	r.jobMayEnd(w.job)
+	r.hungry = true
+}
+
+// lost decides about a call whose worker is gone.
+func (r *Router) lost(w *worker, c *call, ran bool, text string) {
+	if c == nil || c.state != callRunning || c.worker != w {
+		return
+	}
+	if !ran {
+		r.requeue(c) // never started: costs no attempt
+		return
+	}
+	if r.retry(c) {
+		return
+	}
+	r.fail(c, yr.E("call "+c.name(), yr.WorkerLost,
+		"its worker ended while it ran (%s); see `yr logs %s`, or set retry_times if it may run twice", text, w.id))
+}
+
+// fate says in words why a worker ended.
+func (w *worker) fate(cause error) string {
+	switch {
+	case w.ending != "":
+		return w.ending
+	case cause != nil:
+		return cause.Error()
+	case w.exit != nil:
+		return w.exit.Text
+	}
+	return "unknown"
+}
+
+// neverJoined counts workers that ended before they connected, and gives the
+// pool's calls the reason when it is no accident any more.
+func (r *Router) neverJoined(p *pool, w *worker, text string, cause error) {
+	if w.ending != "" {
+		return
+	}
+	p.failures++
+	if cause == nil {
+		cause = yr.E("start worker", yr.WorkerLost, "it ended before it could connect: %s; see %s/runtime-%s.err", text, r.opt.LogDir, w.id)
+	}
+	p.failure = cause
+	if p.failures < startFailures {
+		return
+	}
+	p.failures = 0
+	for c := p.queue.pop(); c != nil; c = p.queue.pop() {
+		r.fail(c, p.failure)
+	}
+}
+
+// openPage accepts a progress page if it is what it should be.
+func openPage(fd int) *os.File {
+	if fd < 0 {
+		return nil
+	}
+	var st unix.Stat_t
+	if unix.Fstat(fd, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
+		_ = unix.Close(fd)
+		return nil
+	}
+	return os.NewFile(uintptr(fd), "progress page")
+}
