@@ -1,0 +1,130 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"yr/pkg/session"
+)
+
+// startedView is what `yr start -o json` prints, on one line: what an SDK that
+// started a temporary cluster needs to know.
+type startedView struct {
+	Session       string         `json:"session"`
+	PID           int            `json:"pid"`
+	Deploy        string         `json:"deploy"`
+	Socket        string         `json:"socket"`
+	APISocket     string         `json:"api_socket"`
+	ServerAddress string         `json:"server_address"`
+	MasterAddress string         `json:"master_address"`
+	Logs          string         `json:"logs"`
+	Temporary     bool           `json:"temporary"`
+	Timing        []session.Step `json:"timing"`
+}
+
+// Announce tells the person who started a cluster what now runs and what to do next.
+func Announce(s *Started, out *Output) error {
+	f := s.Session
+	join := f.ClusterInfo.ForJoin
+	for _, step := range s.Timing {
+		out.Debugf("%8.1f ms  %s", float64(step.At.Microseconds())/1000, step.Name)
+	}
+	if out.JSON {
+		return compactJSON(out.Out, startedView{
+			Session: f.SessionID, PID: f.ClusterInfo.Daemon.PID, Deploy: f.Dir.Path,
+			Socket: f.Socket, APISocket: f.APISocket,
+			ServerAddress: join["agent.ip"] + ":" + join["function_proxy.grpc_port"],
+			MasterAddress: join["function_master.ip"] + ":" + join["function_master.port"],
+			Logs:          f.Dir.Logs(), Temporary: f.Temporary, Timing: s.Timing,
+		})
+	}
+	rows := make([][]any, 0, len(f.Components))
+	for _, name := range f.Names() {
+		rows = append(rows, []any{name, f.Components[name].PID, f.Components[name].Status})
+	}
+	out.Table([]any{"Component", "PID", "Status"}, rows)
+	if f.Mode == "master" && !f.Temporary {
+		out.Printf("%s", joinHelp(f))
+	}
+	out.Printf("\nLogs are in %s\n", f.Dir.Logs())
+	out.Printf("Run a program:  python your_program.py     End it:  %s\n", stopCommand(f.Dir.Prefix))
+	return nil
+}
+
+// joinHelp says how another machine would join, in the three ways that scripts
+// know from openYuanrong. The token is named by its file, so that it does not end
+// up in a terminal's history of someone else's log.
+func joinHelp(f *session.File) string {
+	j := f.ClusterInfo.ForJoin
+	token := readToken(f)
+	return fmt.Sprintf(`
+To add a worker node (from the several-nodes release on), run one of these on it:
+
+  yr start -s 'values.etcd.address=[{ip="%[1]s",peer_port="%[2]s",port="%[3]s"}]' -s 'values.ds_master.ip="%[4]s"' -s 'values.ds_master.port="%[5]s"' -s 'values.function_master.ip="%[6]s"' -s 'values.function_master.global_scheduler_port="%[7]s"' -s 'values.token="%[8]s"'
+OR
+  cat > /etc/yuanrong/config.toml <<END
+  [values]
+  token = "%[8]s"
+  [[values.etcd.address]]
+  ip = "%[1]s"
+  peer_port = "%[2]s"
+  port = "%[3]s"
+  [values.ds_master]
+  ip = "%[4]s"
+  port = "%[5]s"
+  [values.function_master]
+  ip = "%[6]s"
+  global_scheduler_port = "%[7]s"
+  END
+  yr start
+OR
+  yr start --master_address http://%[6]s:%[7]s -s 'values.token="%[8]s"'
+
+Merge your own settings (-s) into the command. The token is kept in %[9]s.
+`, j["etcd.ip"], j["etcd.peer_port"], j["etcd.port"], j["ds_master.ip"], j["ds_master.port"],
+		j["function_master.ip"], j["function_master.port"], token, tokenFile(f))
+}
+
+func tokenFile(f *session.File) string { return filepath.Join(f.DataDir, "token") }
+
+// readToken returns the cluster token, or how to get it if this user may not read it.
+func readToken(f *session.File) string {
+	token, err := os.ReadFile(tokenFile(f))
+	if err != nil {
+		return "TOKEN"
+	}
+	return string(token)
+}
+
+// Block stays until the cluster ends. Ctrl-C leaves it running; SIGTERM ends it,
+// so that a service manager or a container ends the cluster with the command.
+func Block(s *Started, out *Output) (status int, err error) {
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, os.Interrupt, unix.SIGTERM)
+	defer signal.Stop(signals)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	go func() {
+		defer cancel()
+		select {
+		case sig := <-signals:
+			if sig == syscall.SIGTERM {
+				s.Stop()
+				return
+			}
+			out.Printf("\nleft running; end it with `%s`\n", stopCommand(s.Session.Dir.Prefix))
+		case <-ctx.Done():
+		}
+	}()
+	status, ended := s.Wait(ctx)
+	if ended && status != 0 {
+		return status, fmt.Errorf("the cluster ended unexpectedly; its log is %s", s.Session.Dir.DaemonLog())
+	}
+	return 0, nil
+}

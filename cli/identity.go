@@ -1,0 +1,61 @@
+package cli
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"yr/pkg/config"
+	"yr/pkg/session"
+	"yr/pkg/yr"
+)
+
+// resolveIdentity makes a node the same node, with the same token, whenever it
+// starts on the same data directory. What the configuration says wins, and is
+// what the next start finds.
+func resolveIdentity(s *config.Settings) error {
+	id := ""
+	if s.NodeIDChosen {
+		id = string(s.NodeID)
+	}
+	id, err := remember(filepath.Join(s.DataDir, "node_id"), 0o644, id, func() string { return string(s.NodeID) })
+	if err != nil {
+		return err
+	}
+	s.NodeID = yr.Node(id)
+	s.Label()
+	s.Token, err = remember(filepath.Join(s.DataDir, "token"), 0o600, s.Token, newToken)
+	return err
+}
+
+// remember returns chosen, else what the file holds, else a new value; the file
+// then holds it.
+func remember(path string, mode os.FileMode, chosen string, fresh func() string) (string, error) {
+	text, err := os.ReadFile(path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", err
+	}
+	known := strings.TrimSpace(string(text))
+	value := chosen
+	if value == "" {
+		value = known
+	}
+	if value == "" {
+		value = fresh()
+	}
+	if value == known {
+		return value, os.Chmod(path, mode)
+	}
+	return value, session.WriteAtomic(path, []byte(value), mode)
+}
+
+// newToken returns 128 random bits.
+func newToken() string {
+	var raw [16]byte
+	_, _ = rand.Read(raw[:]) // never fails on Linux
+	return hex.EncodeToString(raw[:])
+}

@@ -1,0 +1,28 @@
+package cmd
+
+import (
+	"github.com/spf13/cobra"
+
+	"yr/cli"
+)
+
+func (a *app) stop() *cobra.Command {
+	var where cli.Where
+	var force bool
+	c := &cobra.Command{
+		Use:   "stop [--force]",
+		Short: "End the cluster on this machine",
+		Long: `End the cluster on this machine: its workers, its sockets and its shared memory.
+Logs and data stay. Without --force it waits up to 40 s for an orderly end.`,
+		Args: noArgs,
+		RunE: func(*cobra.Command, []string) error {
+			f, err := where.Find()
+			if err != nil {
+				return err
+			}
+			return cli.Stop(f, force, a.out)
+		},
+	}
+	c.Flags().BoolVar(&force, "force", false, "kill instead of asking")
+	return a.whereFlags(c, &where)
+}

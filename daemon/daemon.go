@@ -1,0 +1,201 @@
+// Package daemon wires a node together: which parts there are, in what order
+// they open and close, and how they know of each other. Nothing is decided here.
+//
+// Reading Open from top to bottom shows the whole machine.
+package daemon
+
+import (
+	"context"
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"yr/pkg/cluster"
+	"yr/pkg/session"
+	"yr/pkg/supervise"
+	"yr/pkg/telemetry"
+	"yr/pkg/yr"
+)
+
+// Options say what to be and who watches.
+type Options struct {
+	Plan  *session.Plan
+	Child *supervise.Child
+}
+
+// Daemon is one node. Its parts are set by Open and closed in reverse order.
+type Daemon struct {
+	plan  *session.Plan
+	child *supervise.Child
+	born  time.Time
+
+	warnings []string
+	timing   []session.Step
+	closers  []closer // of what is open, oldest first
+
+	cluster *cluster.Cluster
+	file    *session.File
+
+	running sync.WaitGroup
+	done    chan struct{} // closed by shut
+	wake    *os.File      // readable once shut
+	sleep   *os.File      // closing it makes wake readable
+	once    sync.Once
+}
+
+type closer struct {
+	name  string
+	close func(context.Context) error
+}
+
+// New makes a daemon that has opened nothing.
+func New(o Options) *Daemon {
+	d := &Daemon{plan: o.Plan, child: o.Child, born: time.Now(), done: make(chan struct{})}
+	d.wake, d.sleep, _ = os.Pipe()
+	return d
+}
+
+// Open opens every part. On error, and on ctx's end, what was opened stays for Close.
+func (d *Daemon) Open(ctx context.Context) error {
+	p, s := d.plan, &d.plan.Settings
+	d.step("daemon process")
+
+	logs := telemetry.NewLogs(telemetry.LogOptions{
+		Dir: p.Dir.Logs(), Node: s.NodeID, Level: s.LogLevel,
+		MaxSizeMiB: s.Log.MaxSizeMB, MaxFiles: s.Log.MaxFiles, MaxAgeDays: s.Log.MaxDays,
+		Compress: s.Log.Compress, Stderr: s.Log.Stderr,
+	})
+	if err := d.open(ctx, "logs", logs); err != nil {
+		return err
+	}
+
+	// Sockets first: whoever connects while the rest opens waits in the backlog.
+	if err := p.Dir.MakeSocketDir(); err != nil {
+		return err
+	}
+	listeners, err := d.listen()
+	if err != nil {
+		return err
+	}
+	d.step("sockets")
+
+	d.cluster = cluster.New(cluster.Options{
+		Dir: filepath.Join(s.DataDir, "etcd"), Node: s.NodeID, Fsync: s.Fsync && !p.Temporary,
+		NodeRecord: cluster.NodeRecord{
+			Address: net.JoinHostPort(s.HostIP, itoa(s.Ports.Bus.Number)), Version: p.Version, Master: p.Master,
+			Capacity: floats(s.Resources), Labels: flatten(s.Labels), Started: d.born,
+		},
+		Log: logs.For("function_master"),
+	})
+	if err := d.open(ctx, "cluster", d.cluster); err != nil {
+		return err
+	}
+	d.step("etcd")
+	_ = listeners
+
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return d.announce()
+}
+
+// listeners are the sockets of a node.
+type listeners struct {
+	sessions *net.UnixListener // SDKs
+	api      net.Listener      // the yr commands
+	master   net.Listener      // views of the cluster over HTTP
+	bus      net.Listener      // where an SDK that knows only an address begins
+}
+
+func (d *Daemon) listen() (l listeners, err error) {
+	p, ports := d.plan, &d.plan.Settings.Ports
+	sessions, err := d.listenUnix("sessions", p.Dir.Socket())
+	if err != nil {
+		return l, err
+	}
+	l.sessions = sessions.(*net.UnixListener)
+	if l.api, err = d.listenUnix("api", p.Dir.APISocket()); err != nil {
+		return l, err
+	}
+	if l.bus, err = d.listenTCP(port{"bus", "values.function_proxy.grpc_listen_port", &ports.Bus}); err != nil {
+		return l, err
+	}
+	if p.Master {
+		l.master, err = d.listenTCP(port{"master", "values.function_master.global_scheduler_port", &ports.Master})
+	}
+	return l, err
+}
+
+// announce tells the world where this node is: session.json, the master info
+// line, the link to the newest session.
+func (d *Daemon) announce() error {
+	p := d.plan
+	d.file = describe(p, d.child.Restarts(), d.born)
+	if p.Master {
+		if err := session.WriteAtomic(filepath.Join(p.Dir.Prefix, session.MasterInfo), []byte(d.file.MasterInfo), 0o644); err != nil {
+			return err
+		}
+	}
+	if err := p.Dir.Link(p.Settings.NodeID); err != nil {
+		return err
+	}
+	d.step("ready")
+	return d.file.Write()
+}
+
+// shut closes everything, oldest last, ends every descendant, and removes what
+// must not outlive the daemon.
+func (d *Daemon) shut() (err error) {
+	d.once.Do(func() {
+		close(d.done)
+		_ = d.sleep.Close()
+		ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+		defer cancel()
+		for i := len(d.closers) - 1; i >= 0; i-- {
+			c := d.closers[i]
+			if cerr := c.close(ctx); cerr != nil {
+				err = errors.Join(err, yr.Wrap("close "+c.name, yr.Internal, cerr))
+			}
+		}
+		d.running.Wait()
+		_ = d.wake.Close()
+		supervise.EndDescendants(closeTimeout)
+		file := d.file
+		if file == nil {
+			file = describe(d.plan, d.child.Restarts(), d.born)
+		}
+		d.plan.Dir.Clean(file)
+	})
+	return err
+}
+
+// Failed is closed when a part of the daemon can go on no longer.
+func (d *Daemon) Failed() <-chan struct{} { return d.cluster.Failed() }
+
+// Err is why.
+func (d *Daemon) Err() error { return d.cluster.Err() }
+
+// A component has the life that every part has.
+type component interface {
+	Open(context.Context) error
+	Close(context.Context) error
+}
+
+// open opens a part, which is closed by shut even if opening failed half-way.
+func (d *Daemon) open(ctx context.Context, name string, c component) error {
+	d.closers = append(d.closers, closer{name, c.Close})
+	return c.Open(ctx)
+}
+
+func (d *Daemon) step(name string) {
+	d.timing = append(d.timing, session.Step{Name: name, At: time.Since(d.plan.Begun)})
+}
+
+func (d *Daemon) warn(format string, args ...any) {
+	w := sprintf(format, args...)
+	d.warnings = append(d.warnings, w)
+	logf("warning: %s", w)
+}
