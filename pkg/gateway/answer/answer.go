@@ -1,0 +1,139 @@
+// Package answer writes what every front door answers alike: JSON, errors with
+// their public code, and pages of long lists.
+package answer
+
+import (
+	"encoding/json"
+	"errors"
+	"net/http"
+	"net/url"
+	"strconv"
+
+	"yr/pkg/yr"
+)
+
+// Error is the body of every answer that is not a success.
+type Error struct {
+	Code    yr.Code `json:"code"`
+	Message string  `json:"message"`
+}
+
+// JSON writes v with status 200. An error of writing means that the client has
+// gone; nobody is left to be told.
+func JSON(w http.ResponseWriter, v any) { Write(w, http.StatusOK, v) }
+
+// Write writes v with a status.
+func Write(w http.ResponseWriter, status int, v any) {
+	body, err := json.Marshal(v)
+	if err != nil {
+		status = http.StatusInternalServerError
+		body, _ = json.Marshal(Error{yr.Internal, "encode the answer: " + err.Error()})
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_, _ = w.Write(append(body, '\n'))
+}
+
+// Fail writes err with the status that belongs to its code.
+func Fail(w http.ResponseWriter, err error) {
+	var large *http.MaxBytesError
+	if errors.As(err, &large) {
+		Write(w, http.StatusRequestEntityTooLarge, Error{yr.ParamInvalid, "the request's body is too large: " + err.Error()})
+		return
+	}
+	code := yr.CodeOf(err)
+	Write(w, Status(code), Error{code, err.Error()})
+}
+
+// NotOffered says honestly that nothing stands behind a route yet.
+func NotOffered(w http.ResponseWriter, what string) {
+	Write(w, http.StatusNotImplemented, Error{yr.Internal, what})
+}
+
+// Status is the HTTP status of a public code.
+func Status(code yr.Code) int {
+	switch code {
+	case yr.OK:
+		return http.StatusOK
+	case yr.ParamInvalid, yr.ResourceConfigError, yr.FrameMalformed, yr.VersionMismatch,
+		yr.InvokeUsage, yr.CreateUsage, yr.KillUsage, yr.FunctionUsage, yr.InitUsage:
+		return http.StatusBadRequest
+	case yr.Unauthorized:
+		return http.StatusUnauthorized
+	case yr.InstanceNotFound, yr.ObjectNotFound:
+		return http.StatusNotFound
+	case yr.AlreadyRunning, yr.KeyExists, yr.InstanceDuplicated:
+		return http.StatusConflict
+	case yr.RateLimited:
+		return http.StatusTooManyRequests
+	case yr.ResourceNotEnough, yr.StoreFull, yr.Communication, yr.InitConnection:
+		return http.StatusServiceUnavailable
+	case yr.GetTimeout, yr.DeadlineExceeded:
+		return http.StatusGatewayTimeout
+	case yr.DiskFull:
+		return http.StatusInsufficientStorage
+	}
+	return http.StatusInternalServerError
+}
+
+// How long a page is: DefaultLimit entries unless asked, at most MaxLimit.
+const (
+	DefaultLimit = 1000
+	MaxLimit     = 10_000
+)
+
+// Page is a part of a list and how long the whole is.
+type Page[T any] struct {
+	Items  []T `json:"items"`
+	Total  int `json:"total"` // before the page was cut, after filters
+	Offset int `json:"offset"`
+	Limit  int `json:"limit"`
+}
+
+// Cut takes the page that ?limit= and ?offset= ask for.
+func Cut[T any](query url.Values, all []T) (Page[T], error) {
+	limit, err := Number(query, "limit", DefaultLimit, 1, MaxLimit)
+	if err != nil {
+		return Page[T]{}, err
+	}
+	offset, err := Number(query, "offset", 0, 0, 1<<31-1)
+	if err != nil {
+		return Page[T]{}, err
+	}
+	from := min(offset, len(all))
+	to := min(from+limit, len(all))
+	items := all[from:to]
+	if len(items) == 0 {
+		items = []T{} // [] in JSON, not null
+	}
+	return Page[T]{Items: items, Total: len(all), Offset: offset, Limit: limit}, nil
+}
+
+// Number reads an integer parameter that lies within [low, high].
+func Number(query url.Values, name string, otherwise, low, high int) (int, error) {
+	text := query.Get(name)
+	if text == "" {
+		return otherwise, nil
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < low || n > high {
+		return 0, yr.E("request", yr.ParamInvalid, "?%s=%.40q is not a number from %d to %d", name, text, low, high)
+	}
+	return n, nil
+}
+
+// Flag reads a boolean parameter: "1", "true" or nothing after the name is true.
+func Flag(query url.Values, name string) (bool, error) {
+	if !query.Has(name) {
+		return false, nil
+	}
+	text := query.Get(name)
+	if text == "" {
+		return true, nil
+	}
+	on, err := strconv.ParseBool(text)
+	if err != nil {
+		return false, yr.E("request", yr.ParamInvalid, "?%s=%.40q is neither true nor false", name, text)
+	}
+	return on, nil
+}
