@@ -55,13 +55,13 @@ debian_packages() {
 }
 
 # go_version: what `go` is, such as 1.26.3; empty without one.
-go_version() { go env GOVERSION 2>/dev/null | sed 's/^go//;s/[ -].*//'; }
+go_version() { command -v go >/dev/null && go env GOVERSION | sed 's/^go//;s/[ -].*//' || true; }
 at_least() { [ "$(printf '%s\n' "$1" "$2" | sort -V | head -n 1)" = "$1" ]; }
 
 # go_toolchain: from 1.21 on, go fetches by itself the version that go.mod asks for. An older one, such as Debian 12's,
 # can at least download that same toolchain as a module.
 go_toolchain() {
-  local wanted have module directory
+  local wanted have module answer directory arch
   wanted=$(awk '$1 == "go" {print $2}' go.mod)
   have=$(go_version)
   if [ -z "$have" ]; then
@@ -73,8 +73,9 @@ go_toolchain() {
     case $(uname -m) in x86_64) arch=amd64 ;; aarch64) arch=arm64 ;; *) die "no Go toolchain for $(uname -m)" ;; esac
     module=golang.org/toolchain@v0.0.1-go$wanted.linux-$arch
     say "go is $have; downloading $module"
-    directory=$(cd / && GOFLAGS=-mod=mod go mod download -json "$module" | sed -n 's/.*"Dir": "\(.*\)".*/\1/p')
-    [ -d "$directory" ] || die "could not download Go $wanted" "Install Go $wanted or newer and put it into PATH."
+    answer=$(cd / && GOFLAGS=-mod=mod go mod download -json "$module") || true
+    directory=$(sed -n 's/.*"Dir": "\(.*\)".*/\1/p' <<<"$answer")
+    [ -d "$directory" ] || die "could not download Go $wanted" "$answer" "Install Go $wanted or newer and put it into PATH."
     mkdir -p "$tools/bin"
     cp -r "$directory" "$tools/go" && chmod -R u+w "$tools/go"
     chmod +x "$tools"/go/bin/* "$tools"/go/pkg/tool/*/*
