@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -514,35 +515,51 @@ func TestHundredWorkersAtOnce(t *testing.T) {
 }
 
 func TestSurvivorsAreFoundAndAdopted(t *testing.T) {
+	earlier := exec.Command("sleep", "600") // what a daemon that crashed had started
+	earlier.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	require.NoError(t, earlier.Start())
+	pid := earlier.Process.Pid
+	st, err := readStat(pid)
+	require.NoError(t, err)
+
+	f := newFixture(t)
+	id := yr.NewID()
+	file := runFile{Worker: id, PID: pid, StartTimeTicks: st.startTicks, Job: "job-00000001", Note: "pool"}
+	reused := file
+	reused.Worker, reused.StartTimeTicks = yr.NewID(), st.startTicks-1 // the pid was another process's then
+	for _, r := range []runFile{file, reused} {
+		body, err := json.Marshal(r)
+		require.NoError(t, err)
+		require.NoError(t, os.WriteFile(f.l.runPath(r.Worker), body, 0o600))
+	}
+	require.NoError(t, os.WriteFile(f.l.runPath(yr.NewID()), []byte("half a fi"), 0o600))
+	require.NoError(t, os.WriteFile(f.l.runPath(yr.NewID())+".tmp", nil, 0o600))
+
+	require.Equal(t, []Survivor{{Worker: id, PID: pid, Job: "job-00000001", Note: "pool"}}, f.l.Survivors())
+	left, err := filepath.Glob(filepath.Join(f.l.opt.RunDir, "*"))
+	require.NoError(t, err)
+	require.Equal(t, []string{f.l.runPath(id)}, left, "stale files are removed")
+
+	require.NoError(t, f.l.Adopt(id, pid))
+	require.Error(t, f.l.Adopt(id, pid), "twice")
+	require.Error(t, f.l.Adopt(yr.NewID(), 1<<30), "nobody has this pid")
+	f.l.Kill(id)
+	require.Equal(t, "killed by SIGKILL", f.ended(id).Text)
+	require.NoError(t, earlier.Process.Release())
+}
+
+func TestRunFileIsThereWhileTheWorkerLives(t *testing.T) {
 	f := newFixture(t)
 	id := f.start("import time; time.sleep(600)")
 	pid := f.pid(id)
-	path := f.l.runPath(id)
-	eventually(t, "run file", func() bool { _, err := os.Stat(path); return err == nil })
-	body, err := os.ReadFile(path)
+	got, err := readRunFile(f.l.runPath(id))
 	require.NoError(t, err)
-
-	next := newFixture(t) // a daemon after the crash of the one above
-	var gone runFile
-	require.NoError(t, json.Unmarshal(body, &gone))
-	gone.Worker, gone.StartTimeTicks = yr.NewID(), gone.StartTimeTicks+1 // the pid is another process's now
-	stale, err := json.Marshal(gone)
-	require.NoError(t, err)
-	for name, content := range map[string][]byte{
-		id.String(): body, gone.Worker.String(): stale, yr.NewID().String(): []byte("half a fi"),
-	} {
-		require.NoError(t, os.WriteFile(filepath.Join(next.l.opt.RunDir, name+".json"), content, 0o600))
-	}
-	require.Equal(t, []Survivor{{Worker: id, PID: pid, Job: "job-00000001", Note: "pool"}}, next.l.Survivors())
-	left, err := filepath.Glob(filepath.Join(next.l.opt.RunDir, "*"))
-	require.NoError(t, err)
-	require.Len(t, left, 1, "stale files are removed")
-
-	require.NoError(t, next.l.Adopt(id, pid))
-	next.l.Kill(id)
-	next.ended(id)
-	require.False(t, alive(pid))
-	require.Error(t, next.l.Adopt(yr.NewID(), 1<<30), "nobody has this pid")
+	require.True(t, got.alive())
+	require.Equal(t, runFile{id, pid, got.StartTimeTicks, "job-00000001", "pool"}, got)
+	require.Empty(t, f.l.Survivors(), "it is ours, no survivor")
+	f.l.Kill(id)
+	f.ended(id)
+	require.NoFileExists(t, f.l.runPath(id))
 }
 
 func TestTemplatesEndWithTheDaemon(t *testing.T) {
@@ -559,9 +576,10 @@ func TestTemplatesEndWithTheDaemon(t *testing.T) {
 	eventually(t, "end of the template", func() bool { return !alive(template) })
 }
 
-func TestOrderIsUnderstood(t *testing.T) {
-	require.Equal(t, "exit code 7", exitText(syscall.WaitStatus(7<<8)))
-	require.Equal(t, "killed by SIGKILL", exitText(syscall.WaitStatus(9)))
+func TestStatusOfAnothersChildIsUnknown(t *testing.T) {
+	exit := reap(os.Getppid())
+	require.True(t, exit.Unknown)
+	require.Equal(t, -1, exit.Code)
 }
 
 // BenchmarkStart/connected is the time from Start to a worker's connection;

@@ -64,8 +64,7 @@ func (l *Launcher) spawn(ctx context.Context, o origin, program string, preload 
 	}
 	p.pid = cmd.Process.Pid
 	l.running.Go(func() {
-		_ = cmd.Wait()
-		p.how = exitText(syscall.WaitStatus(cmd.ProcessState.Sys().(syscall.WaitStatus)))
+		p.how = howEnded(cmd)
 		l.mu.Lock()
 		delete(l.pids, p.pid)
 		l.mu.Unlock()
@@ -90,6 +89,15 @@ func (l *Launcher) spawn(ctx context.Context, o origin, program string, preload 
 	}
 	p.end()
 	return nil, &failure{program: program, why: why, words: p.words.String()}
+}
+
+func howEnded(cmd *exec.Cmd) string {
+	err := cmd.Wait()
+	if cmd.ProcessState == nil {
+		return err.Error()
+	}
+	status, _ := cmd.ProcessState.Sys().(syscall.WaitStatus)
+	return exitText(status)
 }
 
 // begin starts cmd so that the sweep cannot take its pid for an orphan's.
