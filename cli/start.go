@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"os/exec"
 	"os/user"
@@ -264,6 +265,12 @@ func launch(plan *session.Plan, lock *os.File) (*Started, *os.File, error) {
 		return nil, nil, err
 	}
 	defer func() { _ = theirs.Close() }()
+	// What this command inherited from its caller (a script's pipe, say) must not
+	// live on in the daemon.
+	if err := unix.CloseRange(3, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		_ = starter.Close()
+		return nil, nil, fmt.Errorf("close inherited descriptors: %w", err)
+	}
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Args = []string{"yr", "supervise", "--keep", "lock=3", "--keep", "starter=4",
 		"--", "yr", "daemon", plan.Dir.Plan()}

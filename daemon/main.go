@@ -25,6 +25,7 @@ const closeTimeout = 30 * time.Second
 // ends the process with its stack in yr_daemon.log, and the parent restarts it.
 func Main(planPath string) int {
 	debug.SetTraceback("all")
+	supervise.SetName("yr")
 	ctx, cancel := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
 	defer cancel()
 	signal.Ignore(unix.SIGHUP, unix.SIGPIPE)

@@ -79,7 +79,6 @@ func (c *Config) Settings() (Settings, error) {
 		Token:           r.text("values", "token"),
 		Insecure:        r.truth("values", "insecure"),
 		LogLevel:        r.level("values", "log_level"),
-		StoreCapacity:   uint64(r.atLeast(1, "values", "shared_memory_num") * (1 << 20)),
 		Fsync:           !r.truth("etcd", "args", "unsafe-no-fsync"),
 		ScheduleTimeout: r.duration(time.Millisecond, "function_proxy", "args", "schedule_timeout_ms"),
 		InitTimeout:     r.duration(time.Second, "function_proxy", "args", "runtime_init_call_timeout_seconds"),
@@ -115,6 +114,7 @@ func (c *Config) Settings() (Settings, error) {
 		}
 	}
 	s.Resources = r.resources()
+	s.StoreCapacity = uint64(r.atLeast(1, "values", "shared_memory_num") * (1 << 20))
 	s.Labels = r.labels()
 	s.Label()
 	return s, r.err

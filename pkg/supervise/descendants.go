@@ -2,6 +2,7 @@ package supervise
 
 import (
 	"fmt"
+	"os"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -14,6 +15,9 @@ func BecomeSubreaper() error {
 	}
 	return nil
 }
+
+// SetName sets what ps and top call this process, which would else be "exe".
+func SetName(name string) { _ = os.WriteFile("/proc/self/comm", []byte(name), 0) }
 
 // EndDescendants kills every descendant of this process and collects it, and
 // returns how many children are left after timeout (0 but for a process that

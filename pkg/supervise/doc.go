@@ -35,8 +35,13 @@ const (
 	backoffFirst = 100 * time.Millisecond
 	backoffMost  = 2 * time.Second
 
-	// DefaultGrace is how long a child may take to end after SIGTERM before it is killed.
-	DefaultGrace = 15 * time.Second
+	// DefaultGrace is how long a child may take to end after SIGTERM before it is
+	// killed: a little longer than a daemon gives its workers, and less than the
+	// 40 s for which the stop command waits.
+	DefaultGrace = 35 * time.Second
+
+	// killTimeout bounds the wait for killed processes to be gone.
+	killTimeout = 15 * time.Second
 
 	// childSocket is the descriptor number of the socket pair in the child.
 	childSocket = 3

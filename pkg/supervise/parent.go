@@ -51,7 +51,7 @@ func (p *Parent) Run(ctx context.Context) int {
 	defer signal.Stop(children)
 
 	status := p.loop(ctx, signals, children)
-	if n := EndDescendants(DefaultGrace); n > 0 {
+	if n := EndDescendants(killTimeout); n > 0 {
 		p.Log("%d processes would not die", n)
 	}
 	for name, f := range p.Kept {
@@ -170,7 +170,7 @@ func (p *Parent) hand() {
 		names = append(names, name)
 	}
 	sort.Strings(names)
-	_ = p.conn.SetWriteDeadline(time.Now().Add(DefaultGrace))
+	_ = p.conn.SetWriteDeadline(time.Now().Add(killTimeout))
 	for _, name := range names {
 		if err := send(p.conn, packet{"have", name, p.Kept[name]}); err != nil {
 			p.Log("cannot hand over %s: %v", name, err)
@@ -260,6 +260,7 @@ func (p *Parent) slim() {
 	debug.SetGCPercent(20)
 	debug.SetMemoryLimit(8 << 20)
 	debug.FreeOSMemory()
+	SetName("yr-parent")
 	if err := BecomeSubreaper(); err != nil {
 		p.Log("%v", err)
 	}

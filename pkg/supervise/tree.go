@@ -14,7 +14,7 @@ import (
 // subreaper it is where orphans turn up.
 func KillTree(root int) {
 	_ = unix.Kill(root, unix.SIGSTOP)
-	deadline := time.Now().Add(DefaultGrace)
+	deadline := time.Now().Add(killTimeout)
 	for time.Now().Before(deadline) {
 		pids := descendants(root)
 		if len(pids) == 0 {
