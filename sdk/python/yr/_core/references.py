@@ -1,0 +1,168 @@
+"""The objects that this process refers to, and how many of its references are left.
+
+``values`` is the one table: an identifier is in it as long as this process holds a reference, and
+its entry says what is known: ``None`` while pending, then the value. A result whose entry is gone is
+dropped where it is parsed, so that unread results cost nothing.
+
+Dropping a reference must be possible in any thread at any moment, also inside a garbage collection
+that interrupts one of our own critical sections. ``ObjectRef.__del__`` therefore only appends to
+``dropped`` (atomic, takes no lock); the next flush turns what it finds there into RELEASE frames.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from typing import Any, Callable, Iterable, Optional
+
+dropped: deque = deque()  # identifiers of references that died; process-wide, drained by the live session
+
+
+class _Foreign:
+    """The entry of a reference that came from elsewhere and has not been asked for."""
+
+    def __repr__(self) -> str:
+        return "FOREIGN"
+
+
+FOREIGN = _Foreign()
+
+
+class Local:
+    """The entry of a value that was set in this process (``ObjectRef.set_data``)."""
+
+    __slots__ = ("error", "value")
+
+    def __init__(self, value: Any = None, error: Optional[BaseException] = None) -> None:
+        self.value = value
+        self.error = error
+
+
+class Waiter:
+    """A sleeping thread: woken when ``need`` of its identifiers are ready, or to take over reading."""
+
+    __slots__ = ("_lock", "need", "pending")
+
+    def __init__(self, pending: Iterable = (), need: int = 1) -> None:
+        self.pending = set(pending)
+        self.need = need  # how many of pending may still be missing before it is done: see ready()
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def notify(self, id: Any) -> None:
+        """One of the identifiers became ready."""
+        self.pending.discard(id)
+        if len(self.pending) <= self.need:
+            self.wake()
+
+    def wake(self) -> None:
+        """End the sleep; harmless when nobody sleeps."""
+        try:
+            self._lock.release()
+        except RuntimeError:
+            pass  # it was awake already
+
+    def sleep(self, timeout: float) -> None:
+        """Sleep until woken, at most ``timeout`` seconds."""
+        self._lock.acquire(timeout=timeout)
+
+
+class Callback:
+    """Calls a function once an identifier is ready, in the thread that reads; it must not block."""
+
+    __slots__ = ("call",)
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        self.call = call
+
+    def notify(self, id: Any) -> None:
+        """Run the callback."""
+        self.call()
+
+
+class Objects:
+    """The table of one session. ``lock`` protects ``extra`` and ``watch`` against concurrent change."""
+
+    def __init__(self) -> None:
+        self.values: dict = {}  # id -> None (pending) | FOREIGN | bytes | Place | Failure | Local
+        self.extra: dict = {}  # id -> local references beyond the first
+        self.watch: dict = {}  # id -> watchers
+        self.contains: dict = {}  # id -> references inside its value, where there are any
+        self.inline_puts: dict = {}  # id -> bytes held by the agent for an inline put
+        self.inline_bytes = 0
+        self.lock = threading.Lock()
+
+    def adopt(self, id: bytes) -> bool:
+        """Count one more local reference; true if it is the first, which the agent must be told."""
+        with self.lock:
+            if id in self.values:
+                self.extra[id] = self.extra.get(id, 0) + 1
+                return False
+            self.values[id] = FOREIGN
+            return True
+
+    def take_dropped(self) -> list:
+        """Return the identifiers whose last local reference is gone and forget them."""
+        gone = []
+        values, extra, puts, contains = self.values, self.extra, self.inline_puts, self.contains
+        with self.lock:
+            for _ in range(len(dropped)):
+                try:
+                    id = dropped.popleft()
+                except IndexError:  # another thread took it
+                    break
+                if extra and id in extra:
+                    n = extra[id]
+                    if n > 1:
+                        extra[id] = n - 1
+                    else:
+                        del extra[id]
+                elif id in values:
+                    del values[id]
+                    gone.append(id)
+                    if puts:
+                        self.inline_bytes -= puts.pop(id, 0)
+                    if contains:
+                        contains.pop(id, None)
+        return gone
+
+    def set(self, id: Any, value: Any) -> None:
+        """Record what an awaited identifier turned out to be, if anybody still wants to know."""
+        if id in self.values:
+            self.values[id] = value
+            if self.watch:
+                self.ready(id)
+
+    def ready(self, id: Any) -> None:
+        """Tell the watchers of ``id``."""
+        if id not in self.watch:
+            return
+        with self.lock:
+            watchers = self.watch.pop(id, ())
+        for w in watchers:
+            w.notify(id)
+
+    def is_ready(self, id: Any) -> bool:
+        """Say whether a value or an error is known. Unknown identifiers count as ready: they fail."""
+        v = self.values.get(id, self)
+        return v is not None and v is not FOREIGN
+
+    def add_watch(self, ids: Iterable, watcher: Any) -> None:
+        """Have ``watcher`` told of each of ``ids``, also of those that are ready by now."""
+        ids = list(ids)
+        with self.lock:
+            for id in ids:
+                self.watch.setdefault(id, []).append(watcher)
+        for id in ids:
+            if self.is_ready(id):
+                self.ready(id)
+
+    def remove_watch(self, watcher: Waiter) -> None:
+        """Forget ``watcher``."""
+        with self.lock:
+            for id in watcher.pending:
+                watchers = self.watch.get(id)
+                if watchers and watcher in watchers:
+                    watchers.remove(watcher)
+                    if not watchers:
+                        del self.watch[id]

@@ -1,0 +1,161 @@
+"""Shared memory over the session: leases slabs, fetches descriptors, answers FREED and RECLAIM."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from typing import Callable
+
+from yr.exception import remote_error
+
+from . import control, wire
+from .memory import Arena, Mapping, Readers, pinned_view as _pinned_view
+from .serialization import Serialized
+from .session import Session, SessionLost, connect_socket
+from .wire import FrameError, Place
+
+STORE_FULL = 4202
+FULL_PATIENCE = 5.0  # seconds that a full store is given to free something
+FULL_STEP = 0.02
+LEASE_TIMEOUT = 30.0
+TRIM_SECONDS = 0.5
+
+
+class StoreError(Exception):
+    """The agent could not give a slab."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class Memory:
+    """The shared memory of one session."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._arena = Arena(self._lease, self._give_back)
+        self._readers = Readers(lambda segment, generation: self._map(segment, generation, False))
+        self._trimmed = 0.0
+
+    def write(self, value: Serialized, prefix: str) -> Place:
+        """Place a value; raises ``YRRuntimeError`` with the agent's text when there is no room."""
+        try:
+            return self._arena.write(value)
+        except StoreError as e:
+            raise remote_error(e.code, str(e).encode(), False, prefix) from None
+        except SessionLost as e:
+            code = 9000 if self._session.closed else 3002
+            raise remote_error(code, str(e).encode(), False, prefix) from None
+        except OSError as e:
+            text = f"shared memory cannot be mapped: {e}"
+            raise remote_error(STORE_FULL, text.encode(), False, prefix) from None
+
+    def mapping(self, place: Place) -> Mapping:
+        """Return the mapping in which a blob lies."""
+        own = self._arena.mapping_of(place)
+        if own is not None:
+            return own
+        try:
+            return self._readers.mapping(place.segment, place.generation)
+        except (OSError, StoreError, FrameError) as e:
+            text = f"shared memory of the object cannot be mapped: {e}"
+            raise remote_error(getattr(e, "code", 4299), text.encode(), False, "failed to get object") from None
+
+    def leases(self) -> list:
+        """Return the slabs held, for a resuming HELLO."""
+        with self._arena.lock:
+            slabs = list(self._arena.slabs.values())
+        return [{"segment": s.segment, "generation": s.generation, "size": s.size} for s in slabs]
+
+    def housekeeping(self) -> bool:
+        """Background: map pages, return what is not needed; true while there is more to do at once."""
+        if self._arena.populate_some():
+            return True
+        now = time.monotonic()
+        if now - self._trimmed > TRIM_SECONDS:
+            self._trimmed = now
+            self._arena.trim()
+            self._readers.trim()
+        return False
+
+    def on_freed(self, buf: bytes, pos: int, end: int, flags: int, corr: int) -> None:
+        """Handler of FREED."""
+        self._arena.free(wire.decode_freed(buf, pos, end))
+
+    def on_reclaim(self, buf: bytes, pos: int, end: int, flags: int, corr: int) -> None:
+        """Handler of RECLAIM."""
+        self._arena.trim(everything=True)
+        self._session.arm()
+
+    def close(self) -> None:
+        """Let go of everything; views that users hold stay valid."""
+        self._arena.close()
+        self._readers.close()
+
+    def _lease(self, size: int, wish: int) -> tuple:
+        session = self._session
+        end = time.monotonic() + FULL_PATIENCE
+        body = control.encode(control.LEASE_REQUEST, {"size": size, "wish": wish})
+        while True:
+            reply = session.answer(session.request(wire.LEASE, body), LEASE_TIMEOUT)
+            if reply is None:
+                raise StoreError(4005, f"the yr daemon gave no memory within {LEASE_TIMEOUT:.0f} s; see `yr status`")
+            lease = control.decode(control.LEASE, reply)
+            status = lease["status"] or {"code": 0, "message": ""}
+            if not status["code"]:
+                break
+            if status["code"] != STORE_FULL or time.monotonic() > end:
+                raise StoreError(status["code"], status["message"])
+            self._arena.trim(everything=True)
+            session.wait(lambda: False, time.monotonic() + FULL_STEP)
+        segment, generation = lease["segment"], lease["generation"]
+        try:
+            fd = self._map(segment, generation, True)
+        except BaseException:
+            self._give_back(segment, generation)
+            raise
+        return segment, generation, lease["size"], fd
+
+    def _give_back(self, segment: int, generation: int) -> None:
+        self._session.out.append(wire.return_frame(segment, generation))
+
+    def _map(self, segment: int, generation: int, writable: bool) -> int:
+        """Fetch the descriptor of a segment over a connection of its own."""
+        session = self._session
+        request = {
+            "resume_token": session.welcome["resume_token"],
+            "segment": segment,
+            "generation": generation,
+            "writable": writable,
+        }
+        fds: list = []
+        sock = connect_socket(session.path)
+        try:
+            sock.sendall(wire.frame(wire.MAP, control.encode(control.MAP_REQUEST, request)))
+            data = b""
+            while len(data) < 16 or len(data) < 16 + wire.decode_header(data)[0]:
+                part, rights, _, _ = sock.recvmsg(4096, socket.CMSG_SPACE(4 * 4), socket.MSG_CMSG_CLOEXEC)
+                for level, kind, payload in rights:
+                    if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                        fds += [int.from_bytes(payload[k : k + 4], "little") for k in range(0, len(payload) - 3, 4)]
+                if not part:
+                    raise FrameError("the daemon closed the connection instead of answering MAP")
+                data += part
+            length, kind, _, _ = wire.decode_header(data)
+            status = control.decode(control.STATUS, data[16 : 16 + length])
+            if kind not in (wire.MAPPED, wire.REJECT):
+                raise FrameError(f"expected MAPPED, got {wire.NAMES.get(kind, kind)}")
+            if status["code"] or not fds:
+                raise StoreError(status["code"] or 4299, status["message"] or "no descriptor came with MAPPED")
+            return fds.pop(0)
+        finally:
+            sock.close()
+            for fd in fds:
+                os.close(fd)
+
+
+def pinned_view(mapping: Mapping, place: Place, release: Callable[[], None]) -> memoryview:
+    """Return a read-only view of a blob; ``release`` is called when nothing refers to it any more."""
+    return _pinned_view(mapping, place.offset, place.length, release)
