@@ -59,7 +59,7 @@ def run(session: Session) -> None:
         if (session._callbacks or nobody_reads or slow_task) and not session._role.locked():
             idle += 1
             _listen(session, poller, wake, 0 if again else IDLE_MS)
-        elif session.wants_tasks and now_busy is None:
+        elif session.is_worker and now_busy is None:
             idle += 1
             if idle > PARK_AFTER and not references.dropped:
                 session._parked = True
@@ -70,7 +70,7 @@ def run(session: Session) -> None:
                 _sleep(poller, wake, TICK_MS)
         else:
             idle = 0
-            _sleep(poller, wake, WORKER_TICK_MS if session.wants_tasks else TICK_MS)
+            _sleep(poller, wake, WORKER_TICK_MS if session.is_worker else TICK_MS)
         quiet = 0
 
 

@@ -73,6 +73,7 @@ class Runtime:
         self._callbacks: Optional[queue.SimpleQueue] = None
         self._put_max = 0
         self._put_budget = 0
+        self.result_max = INLINE_ARGS_MAX  # bytes of a result that travels inline
         session.handlers.update(
             {
                 wire.RESULT: self._on_result,
@@ -91,7 +92,7 @@ class Runtime:
         session.housekeeping = self._memory.housekeeping
         session.on_lost = self._on_lost
         session.on_resumed = self._say_again
-        session.resume_state = lambda: {"leases": self._memory.leases()}
+        session.resume_state = lambda: {"leases": self.leases()}
 
     # ---- life
 
@@ -152,7 +153,7 @@ class Runtime:
         runtime.log_dir = welcome["log_dir"]
         runtime._put_max = welcome["inline_put_max"]
         runtime._put_budget = welcome["inline_put_budget"]
-        runtime._result_max = welcome["inline_result_max"] or INLINE_ARGS_MAX
+        runtime.result_max = welcome["inline_result_max"] or INLINE_ARGS_MAX
         if welcome["assignment"]:
             runtime.assignment = control.decode(control.ASSIGNMENT, welcome["assignment"])
         if role != ROLE_WORKER:
@@ -323,6 +324,10 @@ class Runtime:
             return self._publish(id, Serialized([(0, data)], n, []), ())
         return self._publish(id, data, data.contains)
 
+    def place(self, value: Serialized) -> Place:
+        """Write a value to shared memory; the caller publishes the place."""
+        return self._memory.write(value, "failed to put object")
+
     def _publish(self, id: bytes, value: Serialized, contains: Any) -> ObjectRef:
         if len(contains) > wire.MAX_CONTAINS:
             raise ValueError(f"a value may hold {wire.MAX_CONTAINS} references, this one has {len(contains)}")
@@ -332,7 +337,7 @@ class Runtime:
             objects.inline_puts[id] = len(place)
             objects.inline_bytes += len(place)
         else:
-            place = self._memory.write(value, "failed to put object")
+            place = self.place(value)
         if contains:
             objects.contains[id] = contains
         self._values[id] = place
@@ -424,7 +429,7 @@ class Runtime:
         if isinstance(value, Place):
             return serialization.decode(self.view(id, value))
         if isinstance(value, Failure):
-            raise remote_error(value.code, value.payload, value.serialized, "failed to get object")
+            raise self.failure(value)
         if isinstance(value, Local):
             if value.error is not None:
                 raise value.error
@@ -434,6 +439,18 @@ class Runtime:
         self._check_open("failed to get object")
         text = f"object {id.decode()} is not known here: it was made in an earlier session, or released"
         raise remote_error(4299, text.encode(), False, "failed to get object")
+
+    def leases(self) -> list:
+        """Return the slabs that this session holds, as ``Lease`` messages."""
+        return self._memory.leases()
+
+    def failure(self, value: Failure) -> Exception:
+        """Return the exception for an object that failed; a new one each time."""
+        return remote_error(value.code, value.payload, value.serialized, "failed to get object")
+
+    def peek(self, place: Place) -> memoryview:
+        """Return a view that keeps nothing alive: the caller must know that the blob stays."""
+        return memoryview(self._memory.mapping(place).array(place.offset, place.length)).cast("B")
 
     def view(self, id: bytes, place: Place) -> memoryview:
         """Return a view of a blob. While anything refers to its memory, this process refers to ``id``."""

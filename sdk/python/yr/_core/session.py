@@ -31,6 +31,7 @@ FLUSH_AFTER = 0.0002  # seconds: an unsent frame older than this is written with
 RECV_TICK = 0.5  # seconds a blocking read may take before the deadline is looked at again
 CONNECT_TIMEOUT = 10.0
 RESUME_SECONDS = 30.0
+GONE_SECONDS = 5.0  # when nobody even listens: the daemon's parent is dead too
 _IDS_PER_FRAME = 50_000
 _NOWAIT = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 _FOREVER = float("inf")
@@ -78,6 +79,12 @@ def _read_exactly(sock: socket.socket, n: int) -> bytes:
     return b"".join(parts)
 
 
+def _readable(sock: socket.socket, timeout: float) -> bool:
+    poller = select.poll()
+    poller.register(sock, select.POLLIN)
+    return bool(poller.poll(max(1, timeout * 1000)))
+
+
 class Session:
     """The frames of one session. Created by :meth:`open`; all methods may be called from any thread."""
 
@@ -93,13 +100,14 @@ class Session:
         self.credit = 1
         self.tasks: deque = deque()  # workers: TASKs not started
         self.on_task: Callable[[tuple], None] = self.tasks.append
-        self.yields = 0  # workers: YIELDED frames that are due; TASKs are dropped meanwhile
+        self.yields_asked = 0  # workers: frames sent that YIELDED answers; changed under _corr_lock
+        self.yields_done = 0  # YIELDED frames read; while fewer, TASKs are dropped
         self.last_task = 0  # highest delivery number that was accepted
         self.handlers: dict = {}  # type -> function(buf, pos, end, flags, corr)
         self.on_lost: Callable[[str], None] = lambda text: None  # the session cannot be resumed
         self.on_resumed: Callable[[], None] = lambda: None  # called by the background thread
         self.housekeeping: Callable[[], bool] = lambda: False  # true: call again at once
-        self.wants_tasks = False  # a worker's main thread waits for tasks
+        self.is_worker = False
         self.busy: Callable[[], Any] = lambda: None  # workers: what runs now; the same twice is slow
         self.dead: Optional[str] = None  # why the session ended
         self.closed = False
@@ -108,7 +116,7 @@ class Session:
         self._role = threading.Lock()
         self._send_lock = threading.Lock()
         self._sleepers: dict = {}  # Waiter -> None; ordered, handed the role first come first served
-        self._credit_sleepers: set = set()
+        self._conditions: dict = {}  # sleeping Waiter -> what it waits for, looked at after each read
         self._rest = b""
         self._big: Optional[bytearray] = None  # a frame larger than one read
         self._big_have = 0
@@ -288,7 +296,8 @@ class Session:
         """Wait until ``done()``; false if ``deadline`` (monotonic) passed first or the session died.
 
         ``ids`` are the identifiers that ``done`` looks at and ``missing`` how many of them may still
-        be missing: that is when a thread that could not have the reading role is woken.
+        be missing: that is when a thread that could not have the reading role is woken. Without
+        ``ids`` it is woken when ``done()`` holds after a read.
         """
         if self._role.acquire(False):
             try:
@@ -309,7 +318,7 @@ class Session:
             left = deadline - time.monotonic()
             if left <= 0:
                 return False
-            if left < RECV_TICK and not select.select([self._sock], [], [], left)[0]:
+            if left < RECV_TICK and not _readable(self._sock, left):
                 return done()
             self._receive(0)
         return True
@@ -317,7 +326,10 @@ class Session:
     def _sleep_until(self, done: Callable[[], bool], deadline: float, waiter: Waiter) -> bool:
         objects = self.objects
         self._sleepers[waiter] = None
-        objects.add_watch(waiter.pending, waiter)
+        if waiter.pending:
+            objects.add_watch(waiter.pending, waiter)
+        else:
+            self._conditions[waiter] = done
         try:
             while not done():
                 if self.dead:
@@ -336,29 +348,18 @@ class Session:
             return True
         finally:
             self._sleepers.pop(waiter, None)
+            self._conditions.pop(waiter, None)
             objects.remove_watch(waiter)
 
     def wait_credit(self) -> None:
-        """Wait until an eighth of the credit is free again."""
+        """Wait until an eighth of the credit is free again: fewer would mean a read for each call."""
         calls = self.calls
-        limit = self.credit - (self.credit >> 3) - 1
 
         def enough() -> bool:
-            return len(calls) <= limit
+            return len(calls) <= self.credit - (self.credit >> 3) - 1
 
-        waiter = Waiter()
-        self._credit_sleepers.add(waiter)
-        try:
-            self.flush()
-            if self._role.acquire(False):
-                try:
-                    if self._read_until(enough, _FOREVER):
-                        return
-                finally:
-                    self._release_role()
-            self._sleep_until(enough, _FOREVER, waiter)
-        finally:
-            self._credit_sleepers.discard(waiter)
+        self.flush()
+        self.wait(enough, _FOREVER)
         if self.dead:
             raise SessionLost(self.dead)
 
@@ -444,13 +445,14 @@ class Session:
                     self._big[: len(rest)] = rest
                     self._big_have = len(rest)
                     self._rest = b""
-            if self._credit_sleepers and len(calls) <= self.credit - (self.credit >> 3) - 1:
-                for waiter in list(self._credit_sleepers):
-                    waiter.wake()
+            if self._conditions:
+                for waiter, done in list(self._conditions.items()):
+                    if done():
+                        waiter.wake()
 
     def _file_task(self, data: bytes, pos: int, stop: int, flags: int, delivery: int) -> None:
         """hot: queue a TASK, or drop it while a YIELDED is due."""
-        if self.yields:
+        if self.yields_asked != self.yields_done:
             return
         if stop - pos < 52:
             raise FrameError("task is cut off")
@@ -468,6 +470,11 @@ class Session:
         self.on_task((delivery, id, target, data[at:args], data[args : args + nargs], (), returns, flags))
 
     # ---- requests
+
+    def expect_yielded(self) -> None:
+        """A frame that YIELDED answers is about to be queued: TASKs that arrive before it are not ours."""
+        with self._corr_lock:
+            self.yields_asked += 1
 
     def request(self, kind: int, body: bytes = b"") -> int:
         """Queue a request; return its number, under which :meth:`answer` finds the reply."""
@@ -562,9 +569,10 @@ class Session:
             except ConnectError as e:
                 return self.give_up(f"the yr daemon refused to resume the session: {e}")
             except (OSError, FrameError) as e:
-                if time.monotonic() > end:
+                gone = isinstance(e, (FileNotFoundError, ConnectionRefusedError))
+                if time.monotonic() > (end - RESUME_SECONDS + GONE_SECONDS if gone else end):
                     return self.give_up(
-                        f"lost the yr daemon at {self.path} and it did not come back within {RESUME_SECONDS:.0f} s ({e}); "
+                        f"lost the yr daemon at {self.path} and it did not come back ({e}); "
                         "see `yr status` and its logs, then yr.finalize() and yr.init() again"
                     )
             time.sleep(delay)
@@ -576,7 +584,7 @@ class Session:
             old.close()
             self.welcome = dict(welcome, assignment=welcome["assignment"] or self.welcome["assignment"])
             self.credit = welcome["credit"] or 1
-            self._rest, self._big, self.yields = b"", None, 0
+            self._rest, self._big, self.yields_done = b"", None, self.yields_asked
             self.out.clear()
             self.on_resumed()
             self._down = False

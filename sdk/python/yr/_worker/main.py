@@ -1,0 +1,156 @@
+"""The life of a worker: connect, learn what it is for, run tasks, end.
+
+The forked child of a template calls :func:`run` and never comes back from it.
+"""
+
+from __future__ import annotations
+
+import logging
+import mmap
+import os
+import sys
+import time
+from typing import Any, NoReturn
+
+from yr._core import control, references, runtime as core, wire
+from yr._core.instances import RUNNING
+from yr._core.runtime import Runtime
+
+from .executor import Loop, Pool, Serial
+from .tasks import Tasks, flush_stdio
+
+ASYNC_CONCURRENCY = 1000
+DEFAULT_GRACE_MS = 30_000
+SAY_SECONDS = 1.0
+_FOREVER = float("inf")
+_log = logging.getLogger("yr.worker")
+
+
+def run(worker_id: str, token: str, socket_path: str) -> NoReturn:
+    """Serve as worker ``worker_id`` of the agent at ``socket_path``; ends the process."""
+    code = 1
+    try:
+        code = Worker(worker_id, token, socket_path).serve()
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        flush_stdio()
+        os._exit(code)
+
+
+class Worker:
+    """One worker process."""
+
+    def __init__(self, worker_id: str, token: str, socket_path: str) -> None:
+        fd = os.memfd_create("yr-progress", os.MFD_CLOEXEC)
+        os.ftruncate(fd, mmap.PAGESIZE)
+        self._page_map = mmap.mmap(fd, mmap.PAGESIZE)
+        self._page = memoryview(self._page_map).cast("Q")
+        self.runtime = Runtime.connect(
+            socket_path,
+            role=core.ROLE_WORKER,
+            token=token,
+            worker_id=worker_id.encode(),
+            code_paths=sys.path,
+            progress_fd=fd,
+        )
+        core.set_current(self.runtime)
+        self.session = self.runtime.session
+        self.session.is_worker = True
+        self._stopping: Any = None
+        assignment = self.runtime.assignment or control.decode(control.ASSIGNMENT, b"")
+        for path in reversed(assignment["code_paths"]):
+            if path and path not in sys.path:
+                sys.path.insert(0, path)
+        self.tasks = Tasks(self.runtime, assignment)
+        self.executor = self._executor(assignment)
+        self.session.handlers[wire.RECALL] = self._on_recall
+        self.session.handlers[wire.YIELDED] = self._on_yielded
+        self.session.handlers[wire.SHUTDOWN] = self._on_shutdown
+        self.session.on_lost = self._on_lost
+        self.session.resume_state = self._resume_state
+        self.runtime.before_resume = self._say_again
+        self.session.start_background()
+
+    def _executor(self, assignment: dict) -> Any:
+        options = assignment["options"] or control.decode(control.OPTIONS, b"")
+        concurrency = assignment["concurrency"] or options["concurrency"]
+        if options["is_async"] and not self.tasks.stateless:
+            return Loop(self.runtime, self.tasks, self._page, concurrency or ASYNC_CONCURRENCY)
+        if concurrency > 1:
+            return Pool(self.runtime, self.tasks, self._page, concurrency)
+        return Serial(self.runtime, self.tasks, self._page)
+
+    def serve(self) -> int:
+        """hot: read and run until told to stop; return the exit code."""
+        session = self.session
+        tasks, pending, start = self.tasks, session.tasks, self.executor.start_pending
+
+        def due() -> bool:
+            return bool(pending) or self._stopping is not None or tasks.fatal
+
+        while self._stopping is None:
+            if pending:
+                session.unpark()
+                start()
+                if tasks.fatal:
+                    self._say_all()
+                    return 1
+            session.wait(due, _FOREVER)
+        return self._shut_down()
+
+    # ---- frames (called by the thread that reads)
+
+    def _on_recall(self, buf: bytes, pos: int, end: int, flags: int, corr: int) -> None:
+        self.tasks.give_back(wire.YIELD_RECALLED)
+
+    def _on_yielded(self, buf: bytes, pos: int, end: int, flags: int, corr: int) -> None:
+        if self.session.yields_done < self.session.yields_asked:
+            self.session.yields_done += 1
+
+    def _on_shutdown(self, buf: bytes, pos: int, end: int, flags: int, corr: int) -> None:
+        self._stopping = control.decode(control.SHUTDOWN, bytes(buf[pos:end]))
+
+    def _shut_down(self) -> int:
+        """Run the user's shutdown hook, say what is still to be said, and end."""
+        grace_ms = self._stopping["grace_ms"]
+        if grace_ms < 0:
+            grace_ms = DEFAULT_GRACE_MS
+        hook = getattr(self.tasks.instance, "__yr_shutdown__", None)
+        if hook is not None:
+            try:
+                hook(grace_ms // 1000)
+            except BaseException:
+                _log.exception("__yr_shutdown__ failed")
+        self._say_all()
+        return 0
+
+    def _say_all(self) -> None:
+        """Write what is queued before the process ends."""
+        end = time.monotonic() + SAY_SECONDS
+        while (self.session.out or references.dropped) and not self.session.dead and time.monotonic() < end:
+            self.session.flush()
+
+    # ---- a lost agent
+
+    def _on_lost(self, text: str) -> None:
+        """Nobody is left to work for, and user code may never look: end the process from here."""
+        print(f"yr worker ends: {text}", file=sys.stderr)
+        flush_stdio()
+        os._exit(1)
+
+    def _resume_state(self) -> dict:
+        constructed = not self.tasks.stateless and self.tasks.instance is not None
+        return {
+            "leases": self.runtime.leases(),
+            "worker": {
+                "assignment": self.session.welcome["assignment"],
+                "running": self.executor.running(),
+                "last_delivery": self._page[0],
+                "instance_state": RUNNING if constructed else 0,
+            },
+        }
+
+    def _say_again(self, out: list) -> None:
+        self.tasks.say_again(out)
+        self.executor.say_again(out)
