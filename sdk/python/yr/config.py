@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Union
+from typing import Any
 
 MAX_INT32 = 0x7FFFFFFF
 
@@ -127,7 +127,7 @@ class Config:
     server_address: str = ""
     ds_address: str = ""
     is_driver: bool = True
-    log_level: Union[str, int] = ""
+    log_level: str | int = ""
     invoke_timeout: int = 900
     local_mode: bool = False
     code_dir: str = ""

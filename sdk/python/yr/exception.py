@@ -324,6 +324,8 @@ def remote_error(code: int, payload: bytes, serialized: bool, prefix: str = "fai
     text = bytes(payload).decode("utf-8", "replace")
     if code == ErrorCode.ERR_USER_FUNCTION_EXCEPTION:  # from a worker of another language
         return YRInvokeError(RuntimeError(text), text)
+    if code == ErrorCode.ERR_FINALIZED:
+        return YRRuntimeError(code=code, message=text)
     info = ErrorInfo(named(code), _module(code), text)
     return _class_of(code, prefix).from_error_info(info, prefix)
 

@@ -1,0 +1,154 @@
+"""Finds the Unix socket of this machine's daemon.
+
+Given an address, the daemon is asked where its socket is (``GET /yr/v1/endpoint``). Without
+one, the master info says which address to ask: a line of ``key:value`` pairs in the
+environment variable ``YR_MASTER_INFO``, or in a file that every running cluster keeps.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import ssl
+from dataclasses import dataclass
+from urllib.request import getproxies
+
+from yr._settings import Address, check_address
+from yr.err_type import ErrorCode, ErrorInfo, ModuleCode
+from yr.exception import YRError, YRValueError
+
+DEFAULT_MASTER_INFO_PATH = "/tmp/yr_sessions/yr_current_master_info"
+_TIMEOUT = 5.0  # seconds, for one request to a daemon
+_MAX_ANSWER = 64 << 10
+_BOOT_ID = "/proc/sys/kernel/random/boot_id"
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where a daemon of this machine listens for SDK sessions."""
+
+    socket: str
+    address: str
+
+
+@dataclass(frozen=True)
+class MasterInfo:
+    """The parts of the master info that an SDK needs."""
+
+    server: Address
+    masters: list[str]
+
+
+class NobodyListens(YRValueError):
+    """The address is right, but no daemon answers there."""
+
+
+def connection_error(text: str, cls: type[YRError] = YRValueError) -> YRError:
+    """``failed to init, code: 4002, module code: 20, msg: <text>``."""
+    info = ErrorInfo(ErrorCode.ERR_INIT_CONNECTION_FAILED, ModuleCode.RUNTIME, text)
+    return cls.from_error_info(info, "failed to init")
+
+
+def master_info_path() -> str:
+    """The file that names the current cluster of this machine."""
+    return os.environ.get("YR_MASTER_INFO_PATH") or DEFAULT_MASTER_INFO_PATH
+
+
+def read_master_info(path: str) -> MasterInfo | None:
+    """The master info in the first line of a file; None if there is no complete one."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return parse_master_info(file.readline())
+    except (OSError, ValueError):
+        return None
+
+
+def parse_master_info(line: str) -> MasterInfo:
+    """Read ``local_ip:1.2.3.4,bus:22773,...``; keys may repeat, unknown ones are skipped.
+
+    Raises:
+        ValueError: it does not say where the daemon of this machine listens.
+    """
+    fields: dict[str, list[str]] = {}
+    for pair in line.strip().split(","):
+        key, _, value = pair.partition(":")
+        if key and value:
+            fields.setdefault(key.strip(), []).append(value.strip())
+    local_ip, bus = fields.get("local_ip"), fields.get("bus")
+    if not local_ip or not bus:
+        raise ValueError(f"invalid master info {line.strip()!r}: local_ip and bus are needed")
+    hosts = fields.get("etcd_addr_list") or fields.get("master_ip") or []
+    ports = fields.get("global_scheduler_port") or []
+    masters = [f"{host.split(':')[0]}:{ports[0]}" for host in hosts] if ports else []
+    return MasterInfo(check_address(f"{local_ip[0]}:{bus[0]}"), masters)
+
+
+def ask(server: Address, tls: bool = False) -> Endpoint:
+    """Ask the daemon at this address for the Unix socket of its SDK sessions.
+
+    Raises:
+        NobodyListens: (4002) the connection is refused or times out.
+        YRValueError: (4002) something else answers, or the daemon is on another machine.
+    """
+    if tls:
+        raise connection_error(
+            f"TLS is asked for, but the daemon at {server} serves SDK sessions on a Unix socket without it; "
+            "set Config(enable_tls=False, enable_mtls=False)"
+        )
+    answer = _get(server)
+    try:
+        socket, boot = answer["socket"], answer["boot_id"]
+    except (TypeError, KeyError):
+        raise connection_error(f"what answers at {server} is no yr daemon; check the address") from None
+    if boot != _boot_id() or not os.path.exists(socket):
+        raise connection_error(
+            f"the daemon at {server} runs on another machine (or in another container). A driver needs a daemon "
+            f"of its own machine: run `yr start --join {server}` here and call yr.init() without an address, "
+            "or run this program there"
+        )
+    return Endpoint(socket, str(server))
+
+
+def _get(server: Address) -> dict[str, str]:
+    connection = _connection(server)
+    try:
+        connection.request("GET", _path(server), headers={"Host": str(server)})
+        response = connection.getresponse()
+        body = response.read(_MAX_ANSWER)
+    except (ConnectionRefusedError, TimeoutError, OSError) as e:
+        reason = getattr(e, "strerror", None) or str(e) or type(e).__name__
+        raise connection_error(
+            f"nobody answers at {server} ({reason}); start a cluster with `yr start --master`, or check the address",
+            NobodyListens,
+        ) from e
+    except (http.client.HTTPException, ssl.SSLError) as e:
+        raise connection_error(f"what answers at {server} is no yr daemon ({type(e).__name__})") from e
+    finally:
+        connection.close()
+    if response.status != http.client.OK:
+        raise connection_error(f"the daemon at {server} answers {response.status} {response.reason}")
+    try:
+        answer: dict[str, str] = json.loads(body)
+    except ValueError:
+        raise connection_error(f"what answers at {server} is no yr daemon; check the address") from None
+    return answer
+
+
+def _connection(server: Address) -> http.client.HTTPConnection:
+    # Proxy variables are ignored unless asked for: a daemon is a neighbour.
+    proxy = getproxies().get("http", "") if os.environ.get("YR_ENABLE_HTTP_PROXY", "").lower() == "true" else ""
+    if proxy:
+        host = proxy.split("://")[-1].rstrip("/")
+        return http.client.HTTPConnection(host, timeout=_TIMEOUT)
+    return http.client.HTTPConnection(server.host, server.port, timeout=_TIMEOUT)
+
+
+def _path(server: Address) -> str:
+    proxied = os.environ.get("YR_ENABLE_HTTP_PROXY", "").lower() == "true" and getproxies().get("http")
+    return f"http://{server}/yr/v1/endpoint" if proxied else "/yr/v1/endpoint"
+
+
+def _boot_id() -> str:
+    with open(_BOOT_ID, encoding="ascii") as file:
+        return file.read().strip()

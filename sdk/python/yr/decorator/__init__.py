@@ -1,0 +1,1 @@
+"""What ``@yr.invoke`` and ``@yr.instance`` make of functions and classes."""
