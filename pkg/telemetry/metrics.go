@@ -3,6 +3,7 @@ package telemetry
 import (
 	"regexp"
 	"sort"
+	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -125,11 +126,15 @@ func (c nodeCollector) counters(out chan<- prometheus.Metric) {
 			continue
 		}
 		seen[metric] = true
+		kind := prometheus.GaugeValue // a size of now
+		if strings.HasSuffix(metric, "_total") {
+			kind = prometheus.CounterValue
+		}
 		out <- prometheus.MustNewConstMetric(
 			prometheus.NewDesc(metric, "A counter of the agent; see GET /yr/v1/counters.", nil, nil),
-			prometheus.UntypedValue, float64(counters[name]))
+			kind, float64(counters[name]))
 	}
-	if calls, ok := counters["calls"]; ok {
+	if calls, ok := counters["calls_total"]; ok {
 		out <- prometheus.MustNewConstMetric(invokes, prometheus.CounterValue, float64(calls))
 	}
 }
