@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/signal"
@@ -36,7 +37,7 @@ func Announce(s *Started, out *Output) error {
 		out.Debugf("%8.1f ms  %s", float64(step.At.Microseconds())/1000, step.Name)
 	}
 	if out.JSON {
-		return compactJSON(out.Out, startedView{
+		return json.NewEncoder(out.Out).Encode(startedView{
 			Session: f.SessionID, PID: f.ClusterInfo.Daemon.PID, Deploy: f.Dir.Path,
 			Socket: f.Socket, APISocket: f.APISocket,
 			ServerAddress: join["agent.ip"] + ":" + join["function_proxy.grpc_port"],

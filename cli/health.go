@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 
+	"yr/pkg/gateway/client"
 	"yr/pkg/session"
 )
 
@@ -23,7 +24,11 @@ type componentHealth struct {
 // Health shows whether the components run. They share a process, so they live or
 // die together, and they run when the daemon answers.
 func Health(ctx context.Context, f *session.File, out *Output) (healthy bool, err error) {
-	healthy = f.Alive() && NewAPI(f).Healthy(ctx) == nil
+	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
+	defer cancel()
+	c := client.Unix(f.APISocket)
+	defer c.Close()
+	healthy = f.Alive() && c.Healthy(ctx) == nil
 	state := "STOPPED"
 	if healthy {
 		state = "RUNNING"

@@ -2,30 +2,50 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
-	"net/url"
 	"strings"
 	"time"
 
+	"yr/pkg/gateway/answer"
+	"yr/pkg/gateway/client"
 	"yr/pkg/session"
 	"yr/pkg/yr"
 )
 
+// ListOptions choose what to list.
+type ListOptions struct {
+	What   string // one of Listings
+	Filter client.Filter
+}
+
 // A listing shows one kind of thing as a table.
 type listing struct {
-	name   string
-	path   string
-	header []any
-	rows   func(raw json.RawMessage) ([][]any, error)
+	name string
+	show func(context.Context, *client.Client, client.Filter, *Output) error
 }
 
 var listings = []listing{
-	{"nodes", "/yr/v1/nodes", []any{"ID", "ADDRESS", "ROLE", "STATE", "CPU", "MEMORY", "OTHER", "WORKERS", "STORE"}, rowsOf(nodeRow)},
-	{"instances", "/yr/v1/instances", []any{"ID", "NAME", "CLASS", "JOB", "STATE", "PID", "RESOURCES", "PENDING", "RESTARTS", "AGE", "REASON"}, rowsOf(instanceRow)},
-	{"calls", "/yr/v1/calls", []any{"ID", "FUNCTION", "JOB", "STATE", "WORKER", "ATTEMPT", "AGE", "REASON"}, rowsOf(callRow)},
-	{"objects", "/yr/v1/objects", []any{"ID", "JOB", "STATE", "WHERE", "SIZE", "REFS", "OWNER"}, rowsOf(objectRow)},
-	{"workers", "/yr/v1/workers", []any{"ID", "CLASS", "JOB", "STATE", "PID", "RESOURCES", "PENDING", "AGE", "REASON"}, rowsOf(workerRow)},
+	{"nodes", func(ctx context.Context, c *client.Client, _ client.Filter, out *Output) error {
+		nodes, err := c.Nodes(ctx)
+		page := answer.Page[yr.NodeView]{Items: nodes, Total: len(nodes)}
+		return show(out, page, err, nodeRow, "ID", "ADDRESS", "ROLE", "STATE", "CPU", "MEMORY", "OTHER", "WORKERS", "STORE")
+	}},
+	{"instances", func(ctx context.Context, c *client.Client, f client.Filter, out *Output) error {
+		page, err := c.Instances(ctx, f)
+		return show(out, page, err, instanceRow, "ID", "NAME", "CLASS", "JOB", "STATE", "PID", "RESOURCES", "PENDING", "RESTARTS", "AGE", "REASON")
+	}},
+	{"calls", func(ctx context.Context, c *client.Client, f client.Filter, out *Output) error {
+		page, err := c.Calls(ctx, f)
+		return show(out, page, err, callRow, "ID", "FUNCTION", "JOB", "STATE", "WORKER", "ATTEMPT", "AGE", "REASON")
+	}},
+	{"objects", func(ctx context.Context, c *client.Client, f client.Filter, out *Output) error {
+		page, err := c.Objects(ctx, f)
+		return show(out, page, err, objectRow, "ID", "JOB", "STATE", "WHERE", "SIZE", "REFS", "OWNER")
+	}},
+	{"workers", func(ctx context.Context, c *client.Client, f client.Filter, out *Output) error {
+		page, err := c.Workers(ctx, f)
+		return show(out, page, err, workerRow, "ID", "CLASS", "JOB", "STATE", "PID", "RESOURCES", "PENDING", "AGE", "REASON")
+	}},
 }
 
 // Listings names what List can show.
@@ -37,29 +57,40 @@ func Listings() []string {
 	return names
 }
 
-// List shows the things of that name.
-func List(ctx context.Context, f *session.File, name string, out *Output) error {
+// List shows things of one kind.
+func List(ctx context.Context, f *session.File, opt ListOptions, out *Output) error {
 	for _, l := range listings {
-		if l.name != name {
-			continue
+		if l.name == opt.What {
+			c := client.Unix(f.APISocket)
+			defer c.Close()
+			return l.show(ctx, c, opt.Filter, out)
 		}
-		var raw json.RawMessage
-		if err := NewAPI(f).Get(ctx, l.path, &raw); err != nil {
-			return err
-		}
-		rows, err := l.rows(raw)
-		if err != nil {
-			return err
-		}
-		return out.Value(raw, func() { out.Table(l.header, rows) })
 	}
-	return yr.E("list", yr.ParamInvalid, "there are no %s; there are %s", name, strings.Join(Listings(), ", "))
+	return yr.E("list", yr.ParamInvalid, "there is no list of %s; there are %s", opt.What, strings.Join(Listings(), ", "))
+}
+
+func show[V any](out *Output, page answer.Page[V], err error, row func(V) []any, header ...any) error {
+	if err != nil {
+		return err
+	}
+	return out.Value(page.Items, func() {
+		rows := make([][]any, len(page.Items))
+		for i, v := range page.Items {
+			rows[i] = row(v)
+		}
+		out.Table(header, rows)
+		if page.Total > page.Offset+len(rows) {
+			out.Printf("%d of %d shown; --limit and --offset show others\n", len(rows), page.Total)
+		}
+	})
 }
 
 // Why shows what something waits for, or why it ended.
 func Why(ctx context.Context, f *session.File, id string, out *Output) error {
-	var e yr.Explanation
-	if err := NewAPI(f).Get(ctx, "/yr/v1/why/"+url.PathEscape(id), &e); err != nil {
+	c := client.Unix(f.APISocket)
+	defer c.Close()
+	e, err := c.Why(ctx, id)
+	if err != nil {
 		return err
 	}
 	return out.Value(e, func() {
@@ -68,21 +99,6 @@ func Why(ctx context.Context, f *session.File, id string, out *Output) error {
 			out.Printf("%s%s\n", strings.Repeat("  ", i+1), step)
 		}
 	})
-}
-
-// rowsOf decodes a list of views and makes each a row.
-func rowsOf[V any](row func(V) []any) func(json.RawMessage) ([][]any, error) {
-	return func(raw json.RawMessage) ([][]any, error) {
-		var views []V
-		if err := json.Unmarshal(raw, &views); err != nil {
-			return nil, yr.E("list", yr.Communication, "the daemon's answer is not a list: %v", err)
-		}
-		rows := make([][]any, len(views))
-		for i, v := range views {
-			rows[i] = row(v)
-		}
-		return rows, nil
-	}
 }
 
 func nodeRow(n yr.NodeView) []any {

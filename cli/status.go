@@ -2,106 +2,86 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"math"
 	"sort"
 	"strings"
+	"time"
 
+	"yr/pkg/gateway/client"
+	"yr/pkg/gateway/scheduler"
 	"yr/pkg/session"
 	"yr/pkg/yr"
 )
 
-// masterInfo is the answer of /global-scheduler/masterinfo.
-type masterInfo struct {
-	MasterAddress    string `json:"master_address"`
-	MetaStoreAddress string `json:"meta_store_address"`
-	ScheduleTopo     struct {
-		Members []struct {
-			Name    string `json:"name"`
-			Address string `json:"address"`
-		} `json:"members"`
-	} `json:"schedule_topo"`
-}
-
-// amounts is a set of resources as /global-scheduler/resources has it. An amount
-// may be a number or a text.
-type amounts struct {
-	Resources map[string]struct {
-		Scalar struct {
-			Value any `json:"value"`
-		} `json:"scalar"`
-	} `json:"resources"`
-}
-
-type unit struct {
-	ID          string           `json:"id"`
-	OwnerID     string           `json:"ownerId"`
-	Capacity    *amounts         `json:"capacity"`
-	Allocatable *amounts         `json:"allocatable"`
-	ActualUse   *amounts         `json:"actualUse"`
-	Fragment    map[string]*unit `json:"fragment"`
-}
+// statusTimeout bounds what `yr status` and `yr health` wait for the daemon.
+const statusTimeout = 2 * time.Second
 
 // Status shows the cluster. It needs the session of a master.
 func Status(ctx context.Context, f *session.File, out *Output) error {
 	if f.Mode != "master" {
 		return yr.E("status", yr.ParamInvalid, "session %s is not a master's; ask on the master's machine", f.SessionID)
 	}
-	api := NewAPI(f)
-	var info masterInfo
-	var count json.Number
-	var resources struct {
-		Resource *unit `json:"resource"`
-	}
-	if err := api.Get(ctx, "/global-scheduler/masterinfo", &info); err != nil {
+	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
+	defer cancel()
+	c := client.Unix(f.APISocket)
+	defer c.Close()
+	var v statusView
+	var err error
+	if v.Master, err = c.MasterInfo(ctx); err != nil {
 		return err
 	}
-	if err := api.Get(ctx, "/global-scheduler/queryagentcount", &count); err != nil {
+	if v.ReadyAgents, err = c.AgentCount(ctx); err != nil {
 		return err
 	}
-	if err := api.Get(ctx, "/global-scheduler/resources", &resources); err != nil {
+	if v.Resources, err = c.Resources(ctx); err != nil {
 		return err
 	}
-	view := map[string]any{"master": info, "ready_agents": count, "resource": resources.Resource}
-	return out.Value(view, func() { out.Printf("%s", statusText(info, count.String(), resources.Resource)) })
+	return out.Value(v, func() { out.Printf("%s", v) })
 }
 
-// statusText is the layout that scripts know; a block without data is left out.
-func statusText(info masterInfo, count string, root *unit) string {
+type statusView struct {
+	Master      scheduler.MasterInfo `json:"master"`
+	ReadyAgents int                  `json:"ready_agents"`
+	scheduler.Resources
+}
+
+// String is the layout that scripts know; a block without data is left out.
+func (v statusView) String() string {
 	var b strings.Builder
 	b.WriteString("Cluster Status:\n")
-	if info.MasterAddress+info.MetaStoreAddress != "" {
+	if v.Master.MasterAddress+v.Master.MetaStoreAddress != "" {
 		b.WriteString("  Endpoints:\n")
-		line(&b, 4, "function_master", info.MasterAddress)
-		line(&b, 4, "meta_store", info.MetaStoreAddress)
+		line(&b, 4, "function_master", v.Master.MasterAddress)
+		line(&b, 4, "meta_store", v.Master.MetaStoreAddress)
 	}
-	if len(info.ScheduleTopo.Members) > 0 {
+	if members := v.Master.ScheduleTopo.Members; len(members) > 0 {
 		b.WriteString("  Topology:\n")
-		for _, m := range info.ScheduleTopo.Members {
+		for _, m := range members {
 			fmt.Fprintf(&b, "    - %s: %s\n", m.Name, m.Address)
 		}
 	}
-	line(&b, 2, "ReadyAgentsCount", count)
-	if root == nil {
+	fmt.Fprintf(&b, "  ReadyAgentsCount: %d\n", v.ReadyAgents)
+	root := v.Resource
+	if root.ID == "" {
 		return b.String()
 	}
 	fmt.Fprintf(&b, "  Resource: id=%s owner=%s\n", root.ID, root.OwnerID)
-	root.write(&b, 4)
+	unitLines(&b, 4, root)
 	if len(root.Fragment) > 0 {
 		b.WriteString("    Fragments:\n")
 		for _, id := range sortedKeys(root.Fragment) {
 			fmt.Fprintf(&b, "      %s:\n", id)
-			root.Fragment[id].write(&b, 8)
+			unitLines(&b, 8, root.Fragment[id])
 		}
 	}
 	return b.String()
 }
 
-func (u *unit) write(b *strings.Builder, indent int) {
-	line(b, indent, "capacity", u.Capacity.String())
-	line(b, indent, "allocatable", u.Allocatable.String())
-	line(b, indent, "actualUse", u.ActualUse.String())
+func unitLines(b *strings.Builder, indent int, u scheduler.Unit) {
+	line(b, indent, "capacity", amounts(u.Capacity))
+	line(b, indent, "allocatable", amounts(u.Allocatable))
+	line(b, indent, "actualUse", amounts(u.ActualUse))
 }
 
 func line(b *strings.Builder, indent int, key, value string) {
@@ -110,25 +90,13 @@ func line(b *strings.Builder, indent int, key, value string) {
 	}
 }
 
-// String is "CPU=4000 Memory=8192": sorted by name, whole numbers, and only
-// entries that have a number.
-func (a *amounts) String() string {
-	if a == nil {
-		return ""
-	}
-	var pairs []string
+// amounts is "CPU=4000 Memory=8192": sorted by name, in whole numbers.
+func amounts(a scheduler.Amounts) string {
+	parts := make([]string, 0, len(a.Resources))
 	for _, name := range sortedKeys(a.Resources) {
-		switch v := a.Resources[name].Scalar.Value.(type) {
-		case float64:
-			pairs = append(pairs, fmt.Sprintf("%s=%d", name, int64(math.Round(v))))
-		case string:
-			var n json.Number = json.Number(v)
-			if x, err := n.Float64(); err == nil {
-				pairs = append(pairs, fmt.Sprintf("%s=%d", name, int64(math.Round(x))))
-			}
-		}
+		parts = append(parts, fmt.Sprintf("%s=%d", name, int64(math.Round(a.Resources[name].Scalar.Value))))
 	}
-	return strings.Join(pairs, " ")
+	return strings.Join(parts, " ")
 }
 
 func sortedKeys[V any](m map[string]V) []string {

@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"yr/cli"
+	"yr/pkg/yr"
 )
 
 func (a *app) list() *cobra.Command {
@@ -31,6 +32,8 @@ func (a *app) list() *cobra.Command {
 
 func (a *app) listOne(name string) *cobra.Command {
 	var where cli.Where
+	opt := cli.ListOptions{What: name}
+	var job string
 	c := &cobra.Command{
 		Use:     name,
 		Aliases: []string{strings.TrimSuffix(name, "s")},
@@ -41,8 +44,15 @@ func (a *app) listOne(name string) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return cli.List(c.Context(), f, name, a.out)
+			opt.Filter.Job = yr.Job(job)
+			return cli.List(c.Context(), f, opt, a.out)
 		},
+	}
+	if name != "nodes" {
+		c.Flags().StringVar(&job, "job", "", "only of this `job`")
+		c.Flags().StringVar(&opt.Filter.State, "state", "", "only in this `state`")
+		c.Flags().IntVar(&opt.Filter.Limit, "limit", 0, "at most `N` of them (default 1000)")
+		c.Flags().IntVar(&opt.Filter.Offset, "offset", 0, "skip the first `N`")
 	}
 	return a.formatFlag(a.whereFlags(c, &where))
 }

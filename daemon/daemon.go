@@ -7,17 +7,26 @@ package daemon
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
+	"yr/agent"
+	"yr/agent/launch"
 	"yr/pkg/cluster"
+	"yr/pkg/devices"
+	"yr/pkg/gateway"
+	"yr/pkg/gateway/api"
 	"yr/pkg/session"
 	"yr/pkg/supervise"
 	"yr/pkg/telemetry"
 	"yr/pkg/yr"
+	python "yr/sdk/python"
+	"yr/store"
 )
 
 // Options say what to be and who watches.
@@ -37,6 +46,7 @@ type Daemon struct {
 	closers  []closer // of what is open, oldest first
 
 	cluster *cluster.Cluster
+	agent   *agent.Agent
 	file    *session.File
 
 	running sync.WaitGroup
@@ -58,7 +68,7 @@ func New(o Options) *Daemon {
 	return d
 }
 
-// Open opens every part. On error, and on ctx's end, what was opened stays for Close.
+// Open opens every part. On error, and on ctx's end, what was opened stays for shut.
 func (d *Daemon) Open(ctx context.Context) error {
 	p, s := d.plan, &d.plan.Settings
 	d.step("daemon process")
@@ -76,16 +86,19 @@ func (d *Daemon) Open(ctx context.Context) error {
 	if err := p.Dir.MakeSocketDir(); err != nil {
 		return err
 	}
-	listeners, err := d.listen()
+	sockets, err := d.listen()
 	if err != nil {
 		return err
 	}
 	d.step("sockets")
 
+	// The registry: which nodes live, which names are taken.
+	cards := d.findDevices(ctx)
 	d.cluster = cluster.New(cluster.Options{
 		Dir: filepath.Join(s.DataDir, "etcd"), Node: s.NodeID, Fsync: s.Fsync && !p.Temporary,
+		TablePrefix: s.TablePrefix,
 		NodeRecord: cluster.NodeRecord{
-			Address: net.JoinHostPort(s.HostIP, itoa(s.Ports.Bus.Number)), Version: p.Version, Master: p.Master,
+			Address: address(s.HostIP, s.Ports.Bus), Version: p.Version, Master: p.Master,
 			Capacity: floats(s.Resources), Labels: flatten(s.Labels), Started: d.born,
 		},
 		Log: logs.For("function_master"),
@@ -94,13 +107,97 @@ func (d *Daemon) Open(ctx context.Context) error {
 		return err
 	}
 	d.step("etcd")
-	_ = listeners
 
+	// Shared memory; after a crash the parent still holds every segment.
+	if s.StoreCapacity == 0 {
+		s.StoreCapacity = store.DefaultCapacity(uint64(s.Resources[yr.Memory].Float()))
+	}
+	objects := store.New(store.Options{
+		Capacity: s.StoreCapacity, Keep: d.child.Keep, Drop: d.drop, Log: logs.For("ds_worker"),
+	})
+	if err := d.open(ctx, "store", objects); err != nil {
+		return err
+	}
+	if err := d.adopt(objects); err != nil {
+		return err
+	}
+	d.step("store")
+
+	// The agent: sessions, calls, workers.
+	sdk, err := python.Extract(filepath.Join(s.DataDir, "sdk"))
+	if err != nil {
+		return yr.Wrap("unpack the Python SDK", yr.DiskFailed, err)
+	}
+	d.step("SDK unpacked")
+	d.agent = agent.New(agent.Options{
+		Node: s.NodeID, NodeIP: s.LocalIP, Version: p.Version, Token: s.Token, Master: p.Master,
+		LogDir: p.Dir.Logs(), RunDir: p.Dir.Run(), Listener: sockets.sessions,
+		Store: objects, Registry: d.cluster.Names(),
+		Resources: s.Resources, Labels: s.Labels, Devices: cards,
+		Grace: s.Grace, Restarted: d.child.Restarts() > 0,
+		Launch: launch.Options{
+			Socket: p.Dir.Socket(), SDKDir: sdk, LogDir: p.Dir.Logs(), RunDir: p.Dir.Workers(),
+			Env: workerEnv(os.Environ(), s), Log: logs.For("function_agent"),
+		},
+		Log: logs.For("function_proxy"),
+	})
+	if err := d.open(ctx, "agent", d.agent); err != nil {
+		return err
+	}
+	d.step("agent")
+
+	// The front doors.
+	front := gateway.New(gateway.Options{
+		Source: d.agent, Unix: sockets.api, TCP: sockets.tcp(),
+		Token: s.Token, TokenFile: filepath.Join(s.DataDir, "token"), Insecure: s.Insecure,
+		Endpoint:      api.Endpoint{Socket: p.Dir.Socket(), Node: s.NodeID, Version: p.Version, BootID: bootID()},
+		LogDir:        p.Dir.Logs(),
+		Config:        func() any { return publicConfig(p.Dir.Config()) },
+		MasterAddress: address(s.HostIP, s.Ports.Master),
+		Metrics:       telemetry.NewMetrics(d.agent),
+		Log:           logs.For("frontend"),
+	})
+	if err := d.open(ctx, "gateway", front); err != nil {
+		return err
+	}
 	if err := ctx.Err(); err != nil {
 		return err
 	}
 	return d.announce()
 }
+
+// findDevices adds the machine's accelerators to what this node offers.
+func (d *Daemon) findDevices(ctx context.Context) devices.Cards {
+	s := &d.plan.Settings
+	cards, err := devices.Find(ctx, devices.Local(), devices.Options{GPUs: s.GPUs, NPUs: s.NPUs})
+	if err != nil {
+		d.warn("%v", err)
+	}
+	s.Resources.Add(cards.Resources())
+	return cards
+}
+
+// adopt gives the store the segments that a crashed daemon left with the parent.
+func (d *Daemon) adopt(objects *store.Store) error {
+	for _, name := range d.child.Names() {
+		if !strings.HasPrefix(name, "seg-") {
+			continue
+		}
+		f, ok := d.child.File(name)
+		if !ok {
+			continue
+		}
+		if err := objects.Adopt(name, f); err != nil {
+			logf("segment %s is given up: %v", name, err)
+			d.drop(name)
+		}
+	}
+	return nil
+}
+
+// drop lets the parent forget a segment. If it cannot be told it has died, and
+// this daemon is about to end.
+func (d *Daemon) drop(name string) { _ = d.child.Drop(name) }
 
 // listeners are the sockets of a node.
 type listeners struct {
@@ -110,6 +207,13 @@ type listeners struct {
 	bus      net.Listener      // where an SDK that knows only an address begins
 }
 
+func (l listeners) tcp() []net.Listener {
+	if l.master == nil {
+		return []net.Listener{l.bus}
+	}
+	return []net.Listener{l.bus, l.master}
+}
+
 func (d *Daemon) listen() (l listeners, err error) {
 	p, ports := d.plan, &d.plan.Settings.Ports
 	sessions, err := d.listenUnix("sessions", p.Dir.Socket())
@@ -117,6 +221,7 @@ func (d *Daemon) listen() (l listeners, err error) {
 		return l, err
 	}
 	l.sessions = sessions.(*net.UnixListener)
+	d.closers = append(d.closers, closer{"sessions", func(context.Context) error { return l.sessions.Close() }})
 	if l.api, err = d.listenUnix("api", p.Dir.APISocket()); err != nil {
 		return l, err
 	}
@@ -195,7 +300,7 @@ func (d *Daemon) step(name string) {
 }
 
 func (d *Daemon) warn(format string, args ...any) {
-	w := sprintf(format, args...)
+	w := fmt.Sprintf(format, args...)
 	d.warnings = append(d.warnings, w)
 	logf("warning: %s", w)
 }

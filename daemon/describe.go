@@ -1,12 +1,15 @@
 package daemon
 
 import (
-	"fmt"
+	"maps"
+	"net"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
+	"yr/pkg/config"
 	"yr/pkg/session"
 	"yr/pkg/yr"
 )
@@ -58,6 +61,48 @@ func flatten(labels map[string][]string) map[string]string {
 	return m
 }
 
-func itoa(n int) string { return strconv.Itoa(n) }
+// address is host:port of a port that this node listens on.
+func address(host string, p config.Port) string {
+	return net.JoinHostPort(host, strconv.Itoa(p.Number))
+}
 
-func sprintf(format string, args ...any) string { return fmt.Sprintf(format, args...) }
+// bootID names this boot of this machine, so that an SDK can tell whether the
+// socket it is told of is on its own machine.
+func bootID() string {
+	text, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	return strings.TrimSpace(string(text))
+}
+
+// publicConfig is the merged configuration without the token.
+func publicConfig(path string) any {
+	t, err := config.ReadTree(path)
+	if err != nil {
+		return map[string]string{"error": err.Error()}
+	}
+	if values, ok := t["values"].(map[string]any); ok {
+		delete(values, "token")
+	}
+	return t
+}
+
+// workerEnv is the environment that workers start from. Search paths are joined,
+// the daemon's first; everything else that is configured replaces.
+func workerEnv(own []string, s *config.Settings) []string {
+	env := map[string]string{"NODE_ID": string(s.NodeID), "HOST_IP": s.HostIP}
+	maps.Copy(env, s.WorkerEnv)
+	out := make([]string, 0, len(own)+len(env))
+	for _, pair := range own {
+		name, value, _ := strings.Cut(pair, "=")
+		configured, ok := env[name]
+		switch {
+		case !ok:
+			out = append(out, pair)
+		case value != "" && (name == "LD_LIBRARY_PATH" || name == "LD_PRELOAD"):
+			env[name] = value + ":" + configured
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(env)) {
+		out = append(out, name+"="+env[name])
+	}
+	return out
+}

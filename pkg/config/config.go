@@ -143,6 +143,9 @@ func fromEnvironment(getenv func(string) string) map[string]any {
 	return map[string]any{"values": values}
 }
 
+// ReadTree reads the tree of a configuration that Save has written.
+func ReadTree(path string) (map[string]any, error) { return readFile(path) }
+
 func readFile(path string) (map[string]any, error) {
 	named := path != ""
 	if !named {

@@ -51,7 +51,7 @@ func TestDetectedValuesAreTheDefaults(t *testing.T) {
 	require.Equal(t, "10.0.0.9", s.HostIP)
 	require.Equal(t, "10.0.0.9", s.LocalIP, "local_ip is host_ip unless set")
 	require.Equal(t, yr.Resources{yr.CPU: yr.Amount(4000), yr.Memory: yr.Amount(9000)}, s.Resources)
-	require.EqualValues(t, 3000<<20, s.StoreCapacity, "a third of the memory")
+	require.Zero(t, s.StoreCapacity, "the store looks how much there is")
 	require.Equal(t, Port{Number: 22770}, s.Ports.Master)
 	require.Equal(t, Port{Number: 22773}, s.Ports.Bus)
 	require.Equal(t, 30*time.Second, s.ScheduleTimeout)
@@ -130,9 +130,14 @@ func TestSetAccepts(t *testing.T) {
 		{"several, as one document", []string{`values.memory_num="300"`, `values.function_master.global_scheduler_port="1234"`},
 			func(t *testing.T, s Settings) {
 				require.Equal(t, yr.Amount(300), s.Resources[yr.Memory])
-				require.EqualValues(t, 100<<20, s.StoreCapacity)
 				require.Equal(t, Port{Number: 1234, Chosen: true}, s.Ports.Master)
 			}},
+		{"the size of the store", []string{`values.shared_memory_num="100"`}, func(t *testing.T, s Settings) {
+			require.EqualValues(t, 100<<20, s.StoreCapacity)
+		}},
+		{"variables for workers", []string{`function_agent.env.A_b="x"`, `function_agent.env.N=1`}, func(t *testing.T, s Settings) {
+			require.Equal(t, map[string]string{"A_b": "x", "N": "1"}, s.WorkerEnv)
+		}},
 		{"booleans as text", []string{`function_agent.args.gpu_collection_enable="True"`}, func(t *testing.T, s Settings) {
 			require.True(t, s.GPUs)
 		}},
@@ -206,6 +211,7 @@ func TestDumpRoundTrips(t *testing.T) {
 	first := load(t, Sources{Set: []string{`values.cpu_num="4000"`, `x.Y.z=[1,2]`, `x.t={a=1.5,b=true}`}})
 	text, err := first.TOML()
 	require.NoError(t, err)
+	require.EqualValues(t, 3000, first.Tree()["values"].(map[string]any)["shared_memory_num"], "a third of the memory")
 	second := load(t, Sources{File: write(t, string(text))})
 	require.Equal(t, first.Tree(), second.Tree())
 }

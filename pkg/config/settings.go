@@ -23,9 +23,11 @@ type Settings struct {
 	Log           Log
 	Resources     yr.Resources        // CPU, Memory and custom resources
 	Labels        map[string][]string // INIT_LABELS, NODE_ID and HOST_IP
-	StoreCapacity uint64              // bytes of shared memory for objects
+	StoreCapacity uint64              // bytes of shared memory for objects; 0: the store's choice
+	WorkerEnv     map[string]string   // for every worker, besides what the daemon has
 	Ports         Ports
-	Fsync         bool // etcd waits for the disk
+	Fsync         bool   // etcd waits for the disk
+	TablePrefix   string // before every key in etcd
 
 	ScheduleTimeout time.Duration // negative: none
 	InitTimeout     time.Duration // a constructor's
@@ -79,6 +81,7 @@ func (c *Config) Settings() (Settings, error) {
 		Token:           r.text("values", "token"),
 		Insecure:        r.truth("values", "insecure"),
 		LogLevel:        r.level("values", "log_level"),
+		TablePrefix:     r.text("values", "etcd", "table_prefix"),
 		Fsync:           !r.truth("etcd", "args", "unsafe-no-fsync"),
 		ScheduleTimeout: r.duration(time.Millisecond, "function_proxy", "args", "schedule_timeout_ms"),
 		InitTimeout:     r.duration(time.Second, "function_proxy", "args", "runtime_init_call_timeout_seconds"),
@@ -114,7 +117,10 @@ func (c *Config) Settings() (Settings, error) {
 		}
 	}
 	s.Resources = r.resources()
-	s.StoreCapacity = uint64(r.atLeast(1, "values", "shared_memory_num") * (1 << 20))
+	if shared := r.atLeast(1, "values", "shared_memory_num"); c.SetByUser("values", "shared_memory_num") {
+		s.StoreCapacity = uint64(shared * (1 << 20))
+	}
+	s.WorkerEnv = r.workerEnv()
 	s.Labels = r.labels()
 	s.Label()
 	return s, r.err
@@ -231,6 +237,19 @@ func amount(v any) (float64, bool) {
 		return float64(n), true
 	}
 	return 0, false
+}
+
+// workerEnv reads function_agent.env. LD_LIBRARY_PATH and LD_PRELOAD extend what
+// the daemon has, the others replace it.
+func (r *reader) workerEnv() map[string]string {
+	env := map[string]string{}
+	table, _ := r.c.get("function_agent", "env").(map[string]any)
+	for name := range table {
+		if value := r.text("function_agent", "env", name); value != "" && name != "INIT_LABELS" {
+			env[name] = value
+		}
+	}
+	return env
 }
 
 // labels reads INIT_LABELS, a JSON object of values or lists of values.
