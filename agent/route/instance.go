@@ -348,7 +348,7 @@ func (r *Router) pumpLoose(in *instance) {
 }
 
 func (r *Router) mayDeliver(in *instance, c *call) bool {
-	return in.state == yr.StateRunning && r.recovery == nil && in.worker.open() && in.worker.takes(c.estimate())
+	return in.state == yr.StateRunning && r.recovery == nil && in.worker.open() && in.worker.takes(c.estimate(), r.now)
 }
 
 // gone is the error of calls to an instance that has ended.

@@ -180,7 +180,7 @@ func (r *Router) dispatch(p *pool) {
 		return // the workers of before the restart are coming back
 	}
 	for c := p.queue.peek(); c != nil; c = p.queue.peek() {
-		w := p.pick(c)
+		w := p.pick(c, r.now)
 		if w == nil {
 			r.grow(p)
 			return
@@ -195,14 +195,14 @@ func (r *Router) dispatch(p *pool) {
 // with the least backlog that may still be sent more.
 //
 // hot: once per call.
-func (p *pool) pick(c *call) *worker {
+func (p *pool) pick(c *call, now time.Time) *worker {
 	est := c.fn.estimate
-	if w := p.last; w != nil && w.open() && est > 0 && w.backlog+est <= packing && w.inflight.len() < maxAhead {
+	if w := p.last; w != nil && w.open() && est > 0 && w.backlog+est <= packing && w.takes(est, now) {
 		return w
 	}
 	var best *worker
 	for _, w := range p.workers {
-		if !w.open() || !w.takes(est) {
+		if !w.open() || !w.takes(est, now) {
 			continue
 		}
 		if best == nil || w.backlog < best.backlog {

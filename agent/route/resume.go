@@ -77,6 +77,7 @@ func (r *Router) recover() {
 			r.opt.Log.Error().Err(err).Stringer("object", n.ID).Msg("a lost object could not be marked")
 		}
 	})
+	r.opt.Store.EndRecovery()
 	for _, in := range r.instances {
 		if in.state == yr.StateSuspend {
 			r.failInstance(in, yr.StateFatal, errorValue(yr.E("instance "+in.id.String(), yr.InstanceExited, "it was lost when the node's daemon was restarted")))

@@ -250,6 +250,8 @@ func (r *Router) run() {
 		select {
 		case <-r.ctx.Done():
 			return
+		case <-r.opt.Store.Short():
+			r.turn(r.reclaim)
 		case <-r.wake:
 		case <-t.C:
 		}
@@ -263,23 +265,21 @@ func (r *Router) run() {
 func (r *Router) tick() time.Duration {
 	r.expire()
 	r.recover()
-	busy := len(r.creating) > 0 || r.recovery != nil
+	next := tickIdle
+	if len(r.creating) > 0 || r.recovery != nil || !r.deadlines.empty() {
+		next = tickBusy
+	}
 	for _, w := range r.workers {
-		if r.tickWorker(w) {
-			busy = true
-		}
+		next = min(next, r.tickWorker(w))
 	}
 	for _, p := range r.pools {
 		if p.queue.len() > 0 {
-			busy = true
+			next = min(next, tickBusy)
 			r.dispatch(p)
 		}
 	}
 	r.tickInstances()
-	if busy || !r.deadlines.empty() {
-		return tickBusy
-	}
-	return tickIdle
+	return next
 }
 
 // soon makes the clock tick without delay, for work that begins in an idle time.

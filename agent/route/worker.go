@@ -119,11 +119,15 @@ func (w *worker) open() bool {
 	return w.session != nil && !w.session.closed && !w.retiring && w.ending == "" && !w.recalled && (w.blockedAt.IsZero() || w.noYield)
 }
 
-// takes reports whether one more task of this estimate may be sent now.
-func (w *worker) takes(est time.Duration) bool {
+// takes reports whether one more task of this estimate may be sent now. Nothing
+// is queued behind a task that has run for long, whatever its estimate was.
+func (w *worker) takes(est time.Duration, now time.Time) bool {
 	n := w.inflight.len()
 	if n < w.concurrency {
 		return true
+	}
+	if w.pool != nil && now.Sub(w.busySince) > recallAfter/2 {
+		return false
 	}
 	return est > 0 && n < maxAhead && w.backlog+est <= window*time.Duration(w.concurrency)
 }
@@ -434,7 +438,9 @@ func (r *Router) blocked(w *worker, after uint64) {
 	if !w.noYield {
 		r.takeBack(w, after)
 	}
-	r.soonIfStarved()
+	if r.starved() {
+		r.soon()
+	}
 }
 
 // takeBack returns every task beyond a delivery to its queue.
@@ -494,32 +500,48 @@ func (r *Router) yielded(w *worker, after uint64, reason uint8) {
 	}
 }
 
-// tickWorker does what time brings about for one worker and reports whether the
-// clock should stay fast for it.
-func (r *Router) tickWorker(w *worker) bool {
+// tickWorker does what time brings about for one worker and says when to look
+// again.
+func (r *Router) tickWorker(w *worker) time.Duration {
 	if w.session == nil {
 		if w.everJoined && w.exit == nil && r.now.Sub(w.leftAt) > hangUp {
 			r.endWorker(w, "it closed its connection")
 		}
-		return true
+		return tickBusy
 	}
 	if !w.blockedAt.IsZero() {
 		if w.cpuLent == 0 && r.now.Sub(w.blockedAt) >= blockedPatience {
 			r.lend(w)
 		}
-		return true
+		if w.cpuLent == 0 && r.starved() {
+			return blockedPatience
+		}
+		return tickBusy
 	}
 	n := w.inflight.len()
 	if n == 0 {
 		if w.pool != nil && w.open() && r.now.Sub(w.idleSince) >= w.pool.job.recycle {
 			r.endWorker(w, fmt.Sprintf("it was idle for %s", w.pool.job.recycle))
 		}
-		return false
+		return tickIdle
 	}
 	if n > w.concurrency && w.pool != nil && r.now.Sub(w.busySince) > recallAfter {
 		r.recall(w)
 	}
-	return true
+	return tickBusy
+}
+
+// starved reports whether anything waits for resources.
+func (r *Router) starved() bool {
+	if len(r.creating) > 0 {
+		return true
+	}
+	for _, p := range r.pools {
+		if p.queue.len() > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // hangUp is how long a worker may live without a connection before it is killed.

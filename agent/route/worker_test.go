@@ -1,0 +1,168 @@
+package route_test
+
+import (
+	"strconv"
+	"strings"
+	"time"
+
+	"yr/pkg/wire"
+	"yr/pkg/wire/wirepb"
+	"yr/pkg/yr"
+)
+
+// worker plays a worker process, one task at a time. The arguments of a task say
+// what the function does:
+//
+//	echo X       returns X
+//	first        returns the value of its first dependency
+//	raise X      fails as user code does; the worker retires
+//	die          the process ends
+//	who          returns the worker's id
+//	flaky        raises on the first attempt, returns "ok" later
+//	hold N       never answers until the test releases it (see node.release)
+//	block        says BLOCKED, then waits like hold
+type worker struct {
+	*peer
+	node     *node
+	id       yr.ID
+	code     map[uint32]string
+	queue    []task
+	deaf     bool // yielded: drops tasks until YIELDED
+	running  bool
+	started  uint64
+	retiring bool
+	count    int
+	released chan string
+}
+
+type task struct {
+	number uint64
+	flags  uint8
+	wire.Task
+	values []wire.Value
+	tail   wire.Tail
+}
+
+func (w *worker) run() {
+	w.released = make(chan string, 16)
+	for {
+		h, body, err := w.next(50 * time.Millisecond)
+		select {
+		case text := <-w.released:
+			w.finish(text)
+		default:
+		}
+		if err == errTimeout { //nolint:errorlint // our own, unwrapped
+			continue
+		}
+		if err != nil {
+			return
+		}
+		switch h.Type {
+		case wire.TaskType:
+			t := task{number: h.Corr, flags: h.Flags}
+			var tail []byte
+			if t.Task, t.values, tail, err = wire.DecodeTask(body); err != nil || wire.DecodeTail(tail, &t.tail) != nil {
+				return
+			}
+			if !w.deaf {
+				w.queue = append(w.queue, t)
+			}
+		case wire.Yielded:
+			w.deaf = false
+		case wire.Recall:
+			w.yield(wire.YieldRecalled)
+		case wire.Shutdown:
+			w.node.exit(w, w.id, "exit code 0")
+			return
+		}
+		w.work()
+	}
+}
+
+// yield gives back what has not been started.
+func (w *worker) yield(reason int) {
+	w.queue = w.queue[:min(len(w.queue), w.busy())]
+	w.deaf = true
+	w.send(wire.AppendU64(nil, wire.Yield, w.started, reason))
+}
+
+func (w *worker) busy() int {
+	if w.running {
+		return 1
+	}
+	return 0
+}
+
+func (w *worker) work() {
+	for !w.running && len(w.queue) > 0 {
+		t := w.queue[0]
+		w.started = t.number
+		w.running = true
+		command, arg, _ := strings.Cut(string(t.Args), " ")
+		switch command {
+		case "first":
+			w.finish(string(t.values[0].Data))
+		case "raise":
+			w.fail(arg)
+		case "flaky":
+			if t.tail.Attempt == 0 {
+				w.fail("flaky")
+			} else {
+				w.finish("ok")
+			}
+		case "die":
+			w.node.exit(w, w.id, "exit code 3")
+			return
+		case "who":
+			w.finish(w.id.String())
+		case "count":
+			w.count++
+			w.finish(strconv.Itoa(w.count))
+		case "hold":
+			return
+		case "block":
+			w.queue = w.queue[:1]
+			w.deaf = true
+			w.send(wire.AppendU64(nil, wire.Blocked, t.number, -1))
+			return
+		default:
+			w.finish(arg)
+		}
+	}
+}
+
+// finish answers the running task.
+func (w *worker) finish(text string) {
+	if !w.running {
+		return
+	}
+	t := w.queue[0]
+	w.queue, w.running = w.queue[1:], false
+	values := []wire.Value{{Data: []byte(text)}}
+	if t.flags&wire.Construct != 0 {
+		values = nil
+	}
+	w.send(wire.AppendResult(nil, t.number, t.ID, values))
+}
+
+func (w *worker) fail(text string) {
+	t := w.queue[0]
+	w.queue, w.running = w.queue[1:], false
+	w.send(wire.AppendResult(nil, t.number, t.ID, []wire.Value{{Kind: wire.Failed, Serialized: true, Code: yr.UserException, Data: []byte(text)}}))
+	w.yield(wire.YieldRetiring)
+}
+
+// release lets every held task of the node return text.
+func (n *node) release(text string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, w := range n.workers {
+		select {
+		case w.released <- text:
+		default:
+		}
+	}
+}
+
+var _ = wirepb.Options{}
