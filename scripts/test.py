@@ -21,6 +21,8 @@ LOGS = ROOT / "build" / "test"
 # Packages whose goroutines share memory. The race detector costs minutes where etcd has to be compiled for it, and
 # what imports etcd is wiring.
 RACE = ["./agent/...", "./store/...", "./scheduler/...", "./pkg/wire/...", "./pkg/supervise/..."]
+NOT_UNIT = {"test", "build"}
+UNIT = [f"./{d.name}/..." for d in sorted(ROOT.glob("[a-z]*/")) if d.name not in NOT_UNIT and any(d.rglob("*.go"))]
 PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
 
 
@@ -39,12 +41,16 @@ def pytest(name: str, *paths: str, seconds: int) -> Step:
     return Step(name, [*PYTEST, *paths], seconds, passed=r"(\d+) passed", failed=r"(\d+) (?:failed|errors?)\b")
 
 
+def go_test(name: str, *arguments: str, seconds: int) -> Step:
+    return Step(name, ["go", "test", "-v", "-timeout", f"{seconds - 5}s", *arguments], seconds)
+
+
 STEPS = [
     Step("vet", ["go", "vet", "./..."], 300),
-    Step("go", ["go", "test", "-v", "-timeout", "5m", "./..."], 600),
-    Step("race", ["go", "test", "-v", "-race", "-short", "-timeout", "5m", *RACE], 600),
+    go_test("go", *UNIT, seconds=600),
+    go_test("race", "-race", "-short", *RACE, seconds=600),
     pytest("python", "sdk/python/tests", seconds=300),
-    pytest("system", "test", seconds=600),
+    go_test("system", "-count=1", "./test/...", seconds=600),
     pytest("examples", "examples/python", seconds=300),
 ]
 
@@ -94,6 +100,7 @@ def main() -> int:
     LOGS.mkdir(parents=True, exist_ok=True)
     os.environ["PYTHONPATH"] = str(ROOT / "sdk" / "python")
     os.environ["PATH"] = f"{ROOT / 'build'}:{os.environ['PATH']}"
+    os.environ["YR_BIN"] = str(ROOT / "build" / "yr")
     steps = [step for step in STEPS if not sys.argv[1:] or step.name in sys.argv[1:]]
     results = [run(step) for step in steps]
     passed, failed = (sum(column) for column in zip(*results))
