@@ -77,9 +77,10 @@ go_toolchain() {
     directory=$(sed -n 's/.*"Dir": "\(.*\)".*/\1/p' <<<"$answer")
     [ -d "$directory" ] || die "could not download Go $wanted" "$answer" "Install Go $wanted or newer and put it into PATH."
     mkdir -p "$tools/bin"
-    cp -r "$directory" "$tools/go" && chmod -R u+w "$tools/go"
-    chmod +x "$tools"/go/bin/* "$tools"/go/pkg/tool/*/*
-    ln -sf ../go/bin/go ../go/bin/gofmt "$tools/bin/"
+    # The underscore keeps its sources out of ./... patterns.
+    cp -r "$directory" "$tools/_go" && chmod -R u+w "$tools/_go"
+    chmod +x "$tools"/_go/bin/* "$tools"/_go/pkg/tool/*/*
+    ln -sf ../_go/bin/go ../_go/bin/gofmt "$tools/bin/"
     have=$(go_version)
   fi
   at_least "$wanted" "$have" ||
