@@ -409,13 +409,13 @@ class Session:
         unpack_result = wire.RESULT_HEAD.unpack_from
         try:
             while end - pos >= 16:
-                if end - pos >= 52:
+                if end - pos >= 48:
                     length, kind, flags, _, corr, id, count, vkind, _, ncontains, n = unpack_result(data, pos)
                     stop = pos + 16 + length
-                    if kind == 18 and count == 1 and vkind == 0 and length == 36 + n and not ncontains and stop <= end:
+                    if kind == 18 and count == 1 and vkind == 0 and length == 32 + n and not ncontains and stop <= end:
                         calls.pop(id, None)
                         if id in values:
-                            values[id] = data[pos + 52 : stop]
+                            values[id] = data[pos + 48 : stop]
                             if watch:
                                 self.objects.ready(id)
                         pos = stop

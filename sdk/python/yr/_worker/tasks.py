@@ -153,7 +153,7 @@ class Tasks:
             self.raised(task, e)
             return
         if value is None and returns == 1:
-            frame = _PACK_RESULT(36 + _NONE_LEN, 18, 0, 0, delivery, id, 1, 0, 0, 0, _NONE_LEN) + _NONE_TAIL
+            frame = _PACK_RESULT(32 + _NONE_LEN, 18, 0, 0, delivery, id, 1, 0, 0, 0, _NONE_LEN) + _NONE_TAIL
             self.out.append(frame)
             self._kept.append(frame)
         else:
@@ -178,7 +178,7 @@ class Tasks:
                 data = serialization.encode(value)
                 if type(data) is bytes and len(data) <= self.runtime.result_max:
                     n = len(data)
-                    self._queue(_PACK_RESULT(36 + n, 18, 0, 0, delivery, id, 1, 0, 0, 0, n) + data)
+                    self._queue(_PACK_RESULT(32 + n, 18, 0, 0, delivery, id, 1, 0, 0, 0, n) + data)
                     return
                 results = [self._carry(data)]
             else:
