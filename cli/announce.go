@@ -59,8 +59,7 @@ func Announce(s *Started, out *Output) error {
 }
 
 // joinHelp says how another machine would join, in the three ways that scripts
-// know from openYuanrong. The token is named by its file, so that it does not end
-// up in a terminal's history of someone else's log.
+// know from openYuanrong.
 func joinHelp(f *session.File) string {
 	j := f.ClusterInfo.ForJoin
 	token := readToken(f)
@@ -103,11 +102,11 @@ func readToken(f *session.File) string {
 	return string(token)
 }
 
-// Block stays until the cluster ends. Ctrl-C leaves it running; SIGTERM ends it,
+// Block stays until the cluster ends. Ctrl-C, or the end of the terminal, leaves it running; SIGTERM ends it,
 // so that a service manager or a container ends the cluster with the command.
 func Block(s *Started, out *Output) (status int, err error) {
 	signals := make(chan os.Signal, 4)
-	signal.Notify(signals, os.Interrupt, unix.SIGTERM)
+	signal.Notify(signals, os.Interrupt, unix.SIGTERM, unix.SIGHUP)
 	defer signal.Stop(signals)
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()

@@ -157,11 +157,11 @@ func (a *app) normalize(root *cobra.Command, args []string) []string {
 		case !strings.HasPrefix(arg, "--"):
 			f := shortFlag(flags, arg)
 			out = append(out, arg)
-			if f != nil && f.NoOptDefVal == "" && next != "" {
-				if mayStandAlone(f.Name) && !isTruth(next) {
-					out[len(out)-1] = "--" + f.Name + "=true"
-					continue
-				}
+			switch {
+			case f == nil || f.NoOptDefVal != "":
+			case mayStandAlone(f.Name) && !isTruth(next):
+				out[len(out)-1] = "--" + f.Name + "=true"
+			case i+1 < len(args):
 				out = append(out, next)
 				i++
 			}
@@ -177,7 +177,7 @@ func (a *app) normalize(root *cobra.Command, args []string) []string {
 			}
 		case f != nil && !hasValue && f.NoOptDefVal == "" && mayStandAlone(f.Name) && !isTruth(next):
 			out = append(out, arg+"=true")
-		case f != nil && !hasValue && f.NoOptDefVal == "" && next != "":
+		case f != nil && !hasValue && f.NoOptDefVal == "" && i+1 < len(args):
 			out = append(out, arg, next)
 			i++
 		default:
