@@ -64,8 +64,8 @@ func (s *Session) create(m *wirepb.Create) error {
 	if err != nil {
 		return yr.Wrap("create "+m.GetName(), yr.ParamInvalid, err)
 	}
-	if id.Prefix() != s.prefix || r.instances[id] != nil {
-		return yr.E("create "+m.GetName(), yr.ParamInvalid, "instance %s is not new or was not made by this session", id)
+	if r.instances[id] != nil {
+		return yr.E("create "+m.GetName(), yr.ParamInvalid, "there is an instance %s already", id)
 	}
 	c, err := s.job.code(r, m.GetCodeId(), m.GetName(), m.GetCode(), m.GetCodeObject())
 	if err != nil {

@@ -112,7 +112,7 @@ func (n *node) Start(s launch.Spec) {
 		n.router.WorkerStarted(s.Worker, 1, nil)
 		w := &worker{peer: dial(n, wire.AppendHello(nil, 1, 1, &wirepb.Hello{
 			Role: uint32(yr.RoleWorker), Prefix: yr.NewPrefix().String(), WorkerId: s.Worker[:], Token: s.Token, Language: "test",
-		})), node: n, id: s.Worker, code: map[uint32]string{}}
+		})), node: n, id: s.Worker, released: make(chan string, 16)}
 		n.mu.Lock()
 		n.workers[s.Worker] = w
 		n.mu.Unlock()

@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"yr/pkg/wire"
-	"yr/pkg/wire/wirepb"
 	"yr/pkg/yr"
 )
 
@@ -25,7 +24,6 @@ type worker struct {
 	*peer
 	node     *node
 	id       yr.ID
-	code     map[uint32]string
 	queue    []task
 	deaf     bool // yielded: drops tasks until YIELDED
 	running  bool
@@ -44,13 +42,15 @@ type task struct {
 }
 
 func (w *worker) run() {
-	w.released = make(chan string, 16)
 	for {
 		h, body, err := w.next(50 * time.Millisecond)
-		select {
-		case text := <-w.released:
-			w.finish(text)
-		default:
+		if w.running { // a release that came early waits for the task that it is for
+			select {
+			case text := <-w.released:
+				w.finish(text)
+				w.work()
+			default:
+			}
 		}
 		if err == errTimeout { //nolint:errorlint // our own, unwrapped
 			continue
@@ -164,5 +164,3 @@ func (n *node) release(text string) {
 		}
 	}
 }
-
-var _ = wirepb.Options{}
