@@ -71,17 +71,17 @@ class Mapping:
 
 
 class _Pin(weakref.ref):
-    """Tells when the last view of a blob is gone. Kept in ``_pins``: a dead weakref calls nothing."""
+    """Tells when the last view of a blob is gone. Kept in ``_pins``, since a dead weakref calls nothing."""
 
     __slots__ = ("mapping", "release")
 
 
-_pins: set = set()
+_pins: dict = {}  # id of the pin -> pin; a weakref hashes like its array, which does not
 
 
 def _unpin(pin: _Pin) -> None:
     # Runs in any thread, also inside a garbage collection: takes no lock.
-    _pins.discard(pin)
+    _pins.pop(id(pin), None)
     pin.release()
 
 
@@ -91,7 +91,7 @@ def pinned_view(mapping: Mapping, offset: int, length: int, release: Callable[[]
     pin = _Pin(array, _unpin)
     pin.mapping = mapping
     pin.release = release
-    _pins.add(pin)
+    _pins[id(pin)] = pin
     return memoryview(array).cast("B").toreadonly()
 
 

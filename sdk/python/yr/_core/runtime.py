@@ -20,7 +20,7 @@ from yr.exception import remote_error
 from yr.object_ref import ObjectRef
 
 from . import control, references, serialization, shm, wire
-from .ids import Sequence, new_id, new_prefix
+from .ids import Sequence, new_prefix
 from .instances import Instances
 from .references import FOREIGN, Callback, Local
 from .serialization import SCALARS, Serialized
@@ -497,7 +497,7 @@ class Runtime:
         """Start making an instance; return ``(target number, instance id)`` at once."""
         self._check_open("failed to create instance")
         number = self._numbers()
-        id = new_id()
+        id = self._sequence.one()
         message = {
             "number": number,
             "instance_id": id,
