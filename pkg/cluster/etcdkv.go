@@ -15,6 +15,8 @@ var _ KV = (*Member)(nil)
 
 // Get implements KV.
 func (m *Member) Get(ctx context.Context, key string) (Entry, bool, error) {
+	ctx, done := m.within(ctx)
+	defer done()
 	r, err := m.client.Get(ctx, key)
 	if err != nil {
 		return Entry{}, false, m.requestError("read the registry", err)
@@ -27,6 +29,8 @@ func (m *Member) Get(ctx context.Context, key string) (Entry, bool, error) {
 
 // List implements KV.
 func (m *Member) List(ctx context.Context, prefix, after string, limit int) ([]Entry, bool, error) {
+	ctx, done := m.within(ctx)
+	defer done()
 	from := prefix
 	if after != "" {
 		from = after + "\x00"
@@ -44,6 +48,8 @@ func (m *Member) List(ctx context.Context, prefix, after string, limit int) ([]E
 
 // Commit implements KV.
 func (m *Member) Commit(ctx context.Context, conditions []Condition, writes []Write) (Outcome, error) {
+	ctx, done := m.within(ctx)
+	defer done()
 	compares := make([]clientv3.Cmp, len(conditions))
 	reads := make([]clientv3.Op, len(conditions))
 	for i, c := range conditions {
@@ -83,6 +89,8 @@ func (m *Member) Commit(ctx context.Context, conditions []Condition, writes []Wr
 
 // Grant implements KV. etcd counts whole seconds, so ttl is rounded up.
 func (m *Member) Grant(ctx context.Context, ttl time.Duration) (LeaseID, error) {
+	ctx, done := m.within(ctx)
+	defer done()
 	r, err := m.client.Grant(ctx, int64(math.Ceil(ttl.Seconds())))
 	if err != nil {
 		return 0, m.requestError("take a lease", err)
@@ -92,6 +100,8 @@ func (m *Member) Grant(ctx context.Context, ttl time.Duration) (LeaseID, error) 
 
 // Renew implements KV.
 func (m *Member) Renew(ctx context.Context, id LeaseID) error {
+	ctx, done := m.within(ctx)
+	defer done()
 	_, err := m.client.KeepAliveOnce(ctx, clientv3.LeaseID(id))
 	if errors.Is(err, rpctypes.ErrLeaseNotFound) {
 		return ErrLeaseGone
@@ -101,6 +111,8 @@ func (m *Member) Renew(ctx context.Context, id LeaseID) error {
 
 // Revoke implements KV.
 func (m *Member) Revoke(ctx context.Context, id LeaseID) error {
+	ctx, done := m.within(ctx)
+	defer done()
 	_, err := m.client.Revoke(ctx, clientv3.LeaseID(id))
 	if errors.Is(err, rpctypes.ErrLeaseNotFound) {
 		return nil
@@ -120,6 +132,8 @@ type Status struct {
 
 // Status reads the state of this member.
 func (m *Member) Status(ctx context.Context) (Status, error) {
+	ctx, done := m.within(ctx)
+	defer done()
 	r, err := m.client.Get(ctx, "\x00", clientv3.WithCountOnly())
 	if err != nil {
 		return Status{}, m.requestError("read the registry", err)

@@ -81,7 +81,16 @@ func (m *Member) fail(cause error) {
 	m.failOnce.Do(func() {
 		m.failure = m.broken(cause)
 		close(m.failed)
+		m.end()
 	})
+}
+
+// within bounds a request by the life of etcd, which does not answer those that
+// are waiting when it gives up. The caller calls done.
+func (m *Member) within(ctx context.Context) (request context.Context, done func()) {
+	request, cancel := context.WithCancel(ctx)
+	stop := context.AfterFunc(m.life, cancel)
+	return request, func() { stop(); cancel() }
 }
 
 // requestError gives an error of a request a public code.

@@ -72,8 +72,10 @@ type Member struct {
 	serving chan struct{}
 
 	failOnce sync.Once
-	failed   chan struct{} // closed when etcd gives up
-	failure  error         // why; written before failed is closed
+	failed   chan struct{}      // closed when etcd gives up
+	failure  error              // why; written before failed is closed
+	life     context.Context    // ends when etcd gives up; requests live in it
+	end      context.CancelFunc // ends life
 }
 
 var shrinkWAL = sync.OnceFunc(func() { wal.SegmentSizeBytes = walSegmentBytes })
@@ -86,7 +88,9 @@ func NewMember(o MemberOptions) *Member {
 	if o.CompactRevisions == 0 {
 		o.CompactRevisions = DefaultCompactRevisions
 	}
-	return &Member{options: o, failed: make(chan struct{})}
+	m := &Member{options: o, failed: make(chan struct{})}
+	m.life, m.end = context.WithCancel(context.Background())
+	return m
 }
 
 // Open starts etcd and waits until it has elected itself. Its errors say what is
@@ -225,7 +229,8 @@ func (m *Member) serve(l *net.UnixListener) {
 }
 
 // Close stops etcd and waits for its goroutines, at most until ctx ends. It may
-// be called twice.
+// be called twice. An etcd that has given up cannot be stopped: it is left as it
+// is, and its locks go with the process.
 func (m *Member) Close(ctx context.Context) error {
 	if m.etcd == nil {
 		return nil
@@ -237,12 +242,17 @@ func (m *Member) Close(ctx context.Context) error {
 			m.server.Stop()
 			<-m.serving
 		}
-		_ = m.client.Close()
-		m.etcd.Close()
+		if m.Err() == nil {
+			_ = m.client.Close()
+			m.etcd.Close()
+		}
 	}()
 	select {
 	case <-closed:
 		m.etcd = nil
+		m.end()
+		return nil
+	case <-m.failed: // it gave up while it was being stopped
 		return nil
 	case <-ctx.Done():
 		return yr.Wrap("stop etcd", yr.Internal, ctx.Err())

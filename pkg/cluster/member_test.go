@@ -2,8 +2,10 @@ package cluster_test
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -20,7 +22,13 @@ import (
 	"yr/pkg/yr"
 )
 
+// alone names the test that runs in a process of its own.
+const alone = "YR_TEST_ALONE"
+
 func TestMain(m *testing.M) {
+	if os.Getenv(alone) != "" {
+		os.Exit(m.Run()) // what it leaves behind goes with the process
+	}
 	// etcd that gives up over broken files while it starts leaves two goroutines
 	// behind; the daemon exits then. TestStateSurvivesARestart looks for leaks of
 	// the ordinary life.
@@ -160,15 +168,63 @@ func brokenMember(t *testing.T, pattern string) cluster.MemberOptions {
 }
 
 func TestFullDisk(t *testing.T) {
-	dir := t.TempDir()
-	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=1m"); err != nil {
-		t.Skipf("mounting a small file system needs root: %v", err)
-	}
-	defer func() { require.NoError(t, unix.Unmount(dir, 0)) }()
+	dir := smallDisk(t, "1m")
 	m := cluster.NewMember(cluster.MemberOptions{Dir: filepath.Join(dir, "etcd")})
 	err := m.Open(t.Context())
 	require.Equal(t, yr.DiskFull, yr.CodeOf(err), "%v", err)
 	require.ErrorContains(t, err, "values.data_dir")
+}
+
+// A disk that fills up later ends the member, not the process, and says why.
+func TestDiskFullLater(t *testing.T) {
+	if os.Getenv(alone) == "" {
+		child := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v") //nolint:gosec // this program
+		child.Env = append(os.Environ(), alone+"="+t.Name())
+		out, err := child.CombinedOutput()
+		require.NoError(t, err, "%s", out)
+		if strings.Contains(string(out), "--- SKIP") {
+			t.Skip("mounting a small file system needs root")
+		}
+		return
+	}
+	dir := smallDisk(t, "16m")
+	m := cluster.NewMember(cluster.MemberOptions{Dir: filepath.Join(dir, "etcd")})
+	require.NoError(t, m.Open(t.Context()))
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		defer cancel()
+		require.NoError(t, m.Close(ctx))
+	}()
+	filler, err := os.Create(filepath.Join(dir, "filler"))
+	require.NoError(t, err)
+	defer func() { require.NoError(t, filler.Close()) }()
+	var full error
+	for full == nil {
+		_, full = filler.Write(make([]byte, 4096))
+	}
+	value := make([]byte, cluster.MaxRecord)
+	for i := 0; m.Err() == nil; i++ {
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		_, err = m.Commit(ctx, nil, []cluster.Write{{Key: fmt.Sprint(i), Value: value}})
+		cancel()
+		if err != nil {
+			break
+		}
+	}
+	<-m.Failed()
+	require.Equal(t, yr.DiskFull, yr.CodeOf(m.Err()), "%v", m.Err())
+	_, _, err = m.Get(t.Context(), "0")
+	require.Equal(t, yr.DiskFull, yr.CodeOf(err), "requests say why they fail")
+}
+
+func smallDisk(t *testing.T, size string) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size="+size); err != nil {
+		t.Skipf("mounting a small file system needs root: %v", err)
+	}
+	t.Cleanup(func() { require.NoError(t, unix.Unmount(dir, unix.MNT_DETACH)) })
+	return dir
 }
 
 func TestTheQuotaIsATypedError(t *testing.T) {
