@@ -65,9 +65,12 @@ func ClearStale(prefix string) {
 }
 
 // clearDead ends what is left of a session whose parent died: a daemon that is
-// still on its way out, and its files.
+// still on its way out, workers that nobody watches any more, and its files.
 func clearDead(f *session.File) {
 	if pid := f.ChildPID(); pid > 0 && isDaemonOf(pid, f) && !waitGone(pid, 10*time.Second) {
+		supervise.KillTree(pid)
+	}
+	for _, pid := range f.Dir.LiveWorkers() {
 		supervise.KillTree(pid)
 	}
 	f.Dir.Clean(f)

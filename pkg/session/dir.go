@@ -8,6 +8,7 @@ package session
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -97,6 +98,24 @@ func (d Dir) Plan() string { return filepath.Join(d.Run(), "plan.json") }
 
 // Workers is the directory of the files that describe live workers.
 func (d Dir) Workers() string { return filepath.Join(d.Run(), "workers") }
+
+// LiveWorkers lists the processes of workers that still run. The launcher leaves
+// a file for each; the start time tells a recycled PID.
+func (d Dir) LiveWorkers() []int {
+	paths, _ := filepath.Glob(filepath.Join(d.Workers(), "*.json"))
+	var pids []int
+	for _, path := range paths {
+		var w struct {
+			PID     int    `json:"pid"`
+			Started uint64 `json:"start_time_ticks"`
+		}
+		text, err := os.ReadFile(path)
+		if err == nil && json.Unmarshal(text, &w) == nil && w.Started != 0 && Started(w.PID) == w.Started {
+			pids = append(pids, w.PID)
+		}
+	}
+	return pids
+}
 
 // Socket is where SDKs open their sessions.
 func (d Dir) Socket() string { return filepath.Join(d.SocketDir(), "yr.sock") }
