@@ -306,7 +306,7 @@ func (r *Router) callReady(c *call) {
 	in := c.in
 	c.state = callQueued
 	if in.state.Ended() || in.state == yr.StateExiting {
-		r.fail(c, in.gone())
+		r.failCall(in, c)
 		return
 	}
 	if in.ordered {

@@ -2,16 +2,16 @@ package route
 
 import (
 	"bytes"
+	"os"
 	"time"
 
 	"google.golang.org/protobuf/proto"
-
-	"os"
 
 	"yr/agent/launch"
 	"yr/pkg/wire"
 	"yr/pkg/wire/wirepb"
 	"yr/pkg/yr"
+	"yr/scheduler"
 	"yr/store"
 )
 
@@ -171,8 +171,9 @@ func (r *Router) resumeWorker(s *Session, h *wirepb.Hello) (*worker, error) {
 		id: id, job: j, pid: survivor.PID, concurrency: max(1, int(a.GetConcurrency())),
 		defined: make(map[uint32]bool), everJoined: true, next: h.GetWorker().GetLastDelivery(), started0: r.now,
 	}
-	w.need = needOf(a.GetOptions())
-	r.free.Sub(w.need)
+	// Which cards it had is not known any more: they count as free until it ends.
+	w.plan = scheduler.Plan{Node: r.opt.Node, Take: needOf(a.GetOptions())}
+	r.node.Take(w.plan)
 	r.workers[id] = w
 	if len(a.GetInstanceId()) > 0 {
 		return w, r.resumeInstance(w, a, h.GetWorker())
@@ -205,7 +206,7 @@ func (r *Router) resumeInstance(w *worker, a *wirepb.WorkerAssignment, state *wi
 		r.instances[id] = in
 	}
 	in.job, in.options, in.class, in.descriptor = w.job, a.GetOptions(), m.GetName(), m.GetDescriptor_()
-	in.message, in.ordered, in.need, in.worker = a.GetCreate(), a.GetOptions().GetOrdered(), w.need, w
+	in.message, in.ordered, in.need, in.worker = a.GetCreate(), a.GetOptions().GetOrdered(), w.plan.Take, w
 	in.code = &code{id: m.GetCodeId(), name: m.GetName()}
 	w.in = in
 	w.job.instances[in] = struct{}{}

@@ -18,6 +18,7 @@ import (
 
 	"yr/agent/launch"
 	"yr/pkg/yr"
+	"yr/scheduler"
 	"yr/store"
 )
 
@@ -106,11 +107,11 @@ type Router struct {
 	workers   map[yr.ID]*worker
 	instances map[yr.ID]*instance
 	creating  []*instance // wait for resources, in order
-	free      yr.Resources
+	node      scheduler.Node
+	free      yr.Resources // node.Available
 	leaving   yr.Resources // of pool workers that are being ended
 	named     map[nameKey]*instance
 	registry  registryQueue
-	devices   map[string]map[int]yr.Milli // what is left of each card
 	deadlines deadlines
 	dirty     []*Session // have frames queued in this turn
 	hungry    bool       // resources or a worker became free: look at what waits
@@ -144,11 +145,12 @@ func New(opt Options) *Router {
 		pools:     make(map[poolKey]*pool),
 		workers:   make(map[yr.ID]*worker),
 		instances: make(map[yr.ID]*instance),
-		free:      opt.Resources.Clone(),
+		node:      nodeOf(&opt),
 		leaving:   yr.Resources{},
 		named:     make(map[nameKey]*instance),
 		wake:      make(chan struct{}, 1),
 	}
+	r.free = r.node.Available
 	r.names = store.NewNames(r.freed)
 	r.deadlines.init()
 	return r

@@ -82,7 +82,7 @@ func (r *Router) instanceView(in *instance) yr.InstanceView {
 func (r *Router) workerView(w *worker) yr.InstanceView {
 	v := yr.InstanceView{
 		ID: w.id, Worker: w.id.String(), Job: w.job.id, Tenant: w.job.tenant, Node: r.opt.Node, PID: w.pid,
-		Resources: floats(w.need), Pending: w.inflight.len(), Since: w.started0,
+		Resources: floats(w.plan.Take), Pending: w.inflight.len(), Since: w.started0,
 	}
 	switch {
 	case w.ending != "":
@@ -295,7 +295,7 @@ func (r *Router) Check() error {
 	used := yr.Resources{}
 	var lent yr.Milli
 	for _, w := range r.workers {
-		used.Add(w.need)
+		used.Add(w.plan.Take)
 		lent += w.cpuLent
 	}
 	for k, v := range r.opt.Resources {

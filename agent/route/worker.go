@@ -12,6 +12,7 @@ import (
 	"yr/pkg/wire"
 	"yr/pkg/wire/wirepb"
 	"yr/pkg/yr"
+	"yr/scheduler"
 	"yr/store"
 )
 
@@ -23,8 +24,7 @@ type worker struct {
 	pool        *pool     // or
 	in          *instance // the instance it hosts
 	concurrency int
-	need        yr.Resources // taken from the node until it is gone
-	devices     map[string][]int
+	plan        scheduler.Plan // what it took from the node, until it is gone
 
 	pid      int
 	session  *Session // nil: not connected yet, or no more
@@ -226,26 +226,25 @@ func (r *Router) environment(w *worker, o *wirepb.Options) map[string]string {
 	env["YR_TENANT_ID"] = string(w.job.tenant)
 	env["NODE_ID"] = string(r.opt.Node)
 	env["HOST_IP"] = r.opt.NodeIP
-	maps.Copy(env, visibleDevices(w.devices, env))
+	maps.Copy(env, scheduler.VisibleDevices(w.plan.Devices, env))
 	return env
 }
 
 // release gives back what the worker took.
 func (r *Router) release(w *worker) {
-	r.free.Add(w.need)
-	if w.ending != "" && w.in == nil {
-		r.leaving.Sub(w.need)
+	r.node.Give(w.plan)
+	if w.ending != "" && w.pool != nil {
+		r.leaving.Sub(w.plan.Take)
 	}
 	if w.cpuLent != 0 {
 		r.free[yr.CPU] -= w.cpuLent
 		w.cpuLent = 0
 	}
-	r.returnDevices(w)
-	w.need = nil
+	w.plan = scheduler.Plan{}
 	r.hungry = true
 }
 
-// Assign is asked for the worker that a HELLO names.
+// assign is asked for the worker that a HELLO names.
 func (r *Router) assign(h *wirepb.Hello) (*worker, error) {
 	id, err := yr.ParseID(string(h.GetWorkerId()))
 	if err != nil {
@@ -461,7 +460,7 @@ func (r *Router) requeueAll(w *worker, list []delivery) {
 
 // lend gives the CPU share of a blocked worker to others.
 func (r *Router) lend(w *worker) {
-	w.cpuLent = w.need[yr.CPU]
+	w.cpuLent = w.plan.Take[yr.CPU]
 	r.free[yr.CPU] += w.cpuLent
 	r.hungry = true
 }
@@ -574,7 +573,7 @@ func (r *Router) endWorker(w *worker, why string) {
 	w.ending = why
 	if w.pool != nil {
 		w.pool.without(w)
-		r.leaving.Add(w.need)
+		r.leaving.Add(w.plan.Take)
 	}
 	r.opt.Launcher.Kill(w.id)
 }
