@@ -195,6 +195,15 @@ type driver struct {
 	objects map[yr.ID]outcome
 	freed   []yr.Place
 	corr    uint64
+	pongs   int
+}
+
+// settle returns when the node has handled everything that was sent.
+func (d *driver) settle() {
+	d.t.Helper()
+	want := d.pongs + 1
+	d.send(wire.AppendEmpty(nil, wire.Ping, 1))
+	d.until("PONG", func() bool { return d.pongs == want })
 }
 
 type outcome struct {
@@ -297,6 +306,8 @@ func (d *driver) take(h wire.Header, body []byte) {
 		places, err := wire.DecodeFreed(body)
 		require.NoError(d.t, err)
 		d.freed = append(d.freed, places...)
+	case wire.Pong:
+		d.pongs++
 	case wire.Reject:
 		m := &wirepb.Status{}
 		require.NoError(d.t, wire.DecodeMessage(h.Type, body, m))

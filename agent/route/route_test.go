@@ -271,6 +271,7 @@ func TestObjectsLiveAsLongAsSomebodyRefersToThem(t *testing.T) {
 	d.send(wire.AppendObject(nil, wire.PutType, 0, inner, &wire.Value{Kind: wire.Placed, Place: place}))
 	d.send(wire.AppendObject(nil, wire.PutType, 0, outer, &wire.Value{Data: []byte("x"), Contains: inner[:]}))
 	d.send(wire.AppendIDs(nil, wire.Release, 0, []yr.ID{inner}))
+	d.settle()
 	other := n.driver(&wirepb.Hello{})
 	other.send(wire.AppendIDs(nil, wire.Get, 0, []yr.ID{inner}))
 	other.until("OBJECT", func() bool { return len(other.objects) == 1 })
