@@ -60,14 +60,24 @@ func busyPort(t *testing.T) string {
 	return strconv.Itoa(listener.Addr().(*net.TCPAddr).Port)
 }
 
-func TestPortInUse(t *testing.T) {
-	port := busyPort(t)
-	set := "values.function_master.global_scheduler_port=" + port
+// freePort returns a port that was free a moment ago.
+func freePort(t *testing.T) string {
+	listener, err := net.Listen("tcp", ":0") //nolint:gosec // the daemon may bind any address
+	require.NoError(t, err)
+	defer listener.Close() //nolint:errcheck // nothing was written
+	return strconv.Itoa(listener.Addr().(*net.TCPAddr).Port)
+}
 
+func TestPortInUse(t *testing.T) {
+	busy, free := busyPort(t), freePort(t)
+	ports := []string{
+		"-s", "values.function_master.global_scheduler_port=" + busy,
+		"-s", "values.function_proxy.grpc_listen_port=" + free,
+	}
 	fixed := harness.New(t)
-	r := fixed.Yr("start", "--master", "--port-policy", "FIX", "-s", set)
+	r := fixed.Yr(append([]string{"start", "--master", "--port-policy", "FIX"}, ports...)...)
 	require.NotZero(t, r.Code, r)
-	require.Contains(t, r.Err, port)
+	require.Contains(t, r.Err, busy)
 	require.Contains(t, r.Err, "global_scheduler_port")
 	fixed.Gone()
 }

@@ -48,6 +48,14 @@ func Start(t testing.TB, args ...string) *Cluster {
 	return c
 }
 
+// For returns the same cluster, reporting to a subtest.
+func (c *Cluster) For(t testing.TB) *Cluster {
+	tellHowToRerun(t)
+	of := *c
+	of.t = t
+	return &of
+}
+
 // MustStart runs `yr start --master` and waits until it returns.
 func (c *Cluster) MustStart(args ...string) {
 	c.t.Helper()

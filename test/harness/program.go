@@ -2,6 +2,7 @@ package harness
 
 import (
 	"bytes"
+	_ "embed" // prelude.py
 	"fmt"
 	"os"
 	"os/exec"
@@ -40,7 +41,11 @@ type Program struct {
 	ended chan struct{}
 }
 
-// Python starts a driver whose program text is source; it finds the cluster by itself.
+//go:embed prelude.py
+var prelude string
+
+// Python starts a driver whose program text is prelude.py and then source; it
+// finds the cluster by itself.
 func (c *Cluster) Python(source string, args ...string) *Program {
 	c.t.Helper()
 	dir, err := os.MkdirTemp(c.Prefix, "driver-")
@@ -48,7 +53,7 @@ func (c *Cluster) Python(source string, args ...string) *Program {
 		c.t.Fatal(err)
 	}
 	path := filepath.Join(dir, "driver.py")
-	if err := os.WriteFile(path, []byte(source), 0o600); err != nil {
+	if err := os.WriteFile(path, []byte(prelude+"\n\n"+source), 0o600); err != nil {
 		c.t.Fatal(err)
 	}
 	return c.Command(append([]string{Python(c.t), path}, args...)...)
@@ -109,6 +114,26 @@ func (p *Program) Says(text string) string {
 		return false, p.out.String() + p.err.String()
 	})
 	return line
+}
+
+// Lines waits until the program has printed n lines that begin with start, and returns them.
+func (p *Program) Lines(start string, n int) string {
+	p.c.t.Helper()
+	var found []string
+	Eventually(p.c.t, fmt.Sprintf("%d lines %q from the program", n, start), func() (bool, string) {
+		over := p.over()
+		found = found[:0]
+		for l := range strings.Lines(p.out.String()) {
+			if strings.HasPrefix(l, start) && strings.HasSuffix(l, "\n") {
+				found = append(found, l)
+			}
+		}
+		if over && len(found) < n {
+			p.c.t.Fatalf("it ended with %d of %d lines %q: %s", len(found), n, start, p.result())
+		}
+		return len(found) >= n, p.out.String() + p.err.String()
+	})
+	return strings.Join(found, "")
 }
 
 func (p *Program) over() bool {
