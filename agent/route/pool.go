@@ -53,6 +53,7 @@ type pool struct {
 	failure  error // of the last of them
 	never    error // no node can ever hold a worker of this pool
 	reason   string
+	stalled  bool // it could not grow; nothing has changed since
 }
 
 // define takes a DEFINE frame: the function gets its number in this session.
@@ -217,6 +218,10 @@ func (p *pool) pick(c *call, now time.Time) *worker {
 
 // grow starts workers for calls that no worker can take now.
 func (r *Router) grow(p *pool) {
+	if p.stalled {
+		return
+	}
+	p.stalled = true
 	want := p.wanted()
 	for p.starting < want {
 		if p.max > 0 && p.starting+len(p.workers) >= p.max {
@@ -233,6 +238,7 @@ func (r *Router) grow(p *pool) {
 		}
 		p.reason = "a worker is starting"
 	}
+	p.stalled = false
 }
 
 // wanted is how many workers should be on their way for what is queued.

@@ -236,6 +236,7 @@ func (r *Router) feed() {
 		r.hungry = false
 		r.placeInstances()
 		for _, p := range r.pools {
+			p.stalled = false
 			if p.queue.len() > 0 {
 				r.dispatch(p)
 			}
@@ -277,6 +278,7 @@ func (r *Router) tick() time.Duration {
 	for _, p := range r.pools {
 		if p.queue.len() > 0 {
 			next = min(next, tickBusy)
+			p.stalled = false
 			r.dispatch(p)
 		}
 	}
