@@ -98,7 +98,7 @@ def pinned_view(mapping: Mapping, offset: int, length: int, release: Callable[[]
 class Slab:
     """A leased segment. ``Arena.lock`` protects its fields."""
 
-    __slots__ = ("bump", "epoch", "fd", "generation", "high", "idle_since", "live", "mapped", "mapping", "own", "segment", "size", "view")  # fmt: skip
+    __slots__ = ("bump", "epoch", "fd", "generation", "high", "idle_since", "live", "mapping", "own", "segment", "size", "view")  # fmt: skip
 
     def __init__(self, segment: int, generation: int, size: int, fd: int, own: bool) -> None:
         self.segment = segment
@@ -110,10 +110,9 @@ class Slab:
         self.view = memoryview(self.mapping.array(0, size)).cast("B")
         self.bump = 0
         self.high = 0  # bytes from the start that have been written before
-        self.mapped = 0  # bytes from the start whose pages are mapped here
         self.live: dict = {}  # offset -> space taken
         self.epoch = 0  # entries of free lists from an earlier epoch are stale
-        self.idle_since = 0.0
+        self.idle_since = time.monotonic()
 
     def close(self) -> None:
         """Give up the descriptor; views keep the mapping."""
@@ -162,17 +161,22 @@ class Arena:
         return Place(slab.segment, slab.generation, offset, value.size)
 
     def _reserve(self, space: int) -> tuple:
-        while True:
-            with self.lock:
+        """Return ``(slab, offset, cold)`` of free space, leasing a slab if there is none."""
+        with self.lock:
+            found = self._take(space)
+        if found:
+            return found
+        with self._leasing:
+            with self.lock:  # another thread may have leased meanwhile
                 found = self._take(space)
             if found:
                 return found
-            with self._leasing:
-                with self.lock:  # another thread may have leased meanwhile
-                    found = self._take(space)
-                if found:
-                    return found
-                self._add(space)
+            slab = self._new_slab(space)
+            with self.lock:
+                self.slabs[slab.segment, slab.generation] = slab
+                if not slab.own:
+                    self._current = slab
+                return _bump(slab, space)
 
     def _take(self, space: int) -> Optional[tuple]:
         if space >= OWN_SLAB_FROM:
@@ -180,7 +184,6 @@ class Arena:
             if not fits:
                 return None
             slab = min(fits, key=lambda s: s.size)
-            offset = 0
         else:
             free = self._free.get(space)
             while free:
@@ -194,14 +197,9 @@ class Arena:
                 if slab is None:
                     return None
                 self._current = slab
-            offset = slab.bump
-            slab.bump += space
-        slab.live[offset] = space
-        cold = offset + space > slab.high
-        slab.high = max(slab.high, offset + space)
-        return slab, offset, cold
+        return _bump(slab, space)
 
-    def _add(self, space: int) -> None:
+    def _new_slab(self, space: int) -> Slab:
         own = space >= OWN_SLAB_FROM
         wish = space if own else max(self._wish, space)
         segment, generation, size, fd = self._lease(space, wish)
@@ -212,10 +210,7 @@ class Arena:
             raise
         if not own:
             self._wish = min(2 * self._wish, SLAB_LARGEST)
-        with self.lock:
-            self.slabs[segment, generation] = slab
-            if not own:
-                self._current = slab
+        return slab
 
     def free(self, places: list) -> None:
         """The agent says that these blobs are gone, or a write failed: their space may be used again."""
@@ -278,6 +273,16 @@ class Arena:
             self._current = None
         for slab in slabs:
             slab.close()
+
+
+def _bump(slab: Slab, space: int) -> tuple:
+    """Take space at the end of what is used in a slab."""
+    offset = slab.bump
+    slab.bump += space
+    slab.live[offset] = space
+    cold = slab.bump > slab.high
+    slab.high = max(slab.high, slab.bump)
+    return slab, offset, cold
 
 
 def _fill(slab: Slab, offset: int, value: Serialized, cold: bool) -> None:
