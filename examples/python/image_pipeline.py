@@ -25,16 +25,20 @@ def photograph(seed: int) -> np.ndarray:
     return noise + gradient
 
 
-@yr.invoke
-def mapping_of(image: np.ndarray) -> str:
-    """The line of this process's memory map in which the pixels lie."""
+def mapping_of(image: np.ndarray) -> list[str]:
+    """The mapping of this process in which the pixels lie: addresses, permissions, offset, device, inode, file."""
     address = image.__array_interface__["data"][0]
     with open("/proc/self/maps") as maps:
         for line in maps:
             start, end = (int(edge, 16) for edge in line.split()[0].split("-"))
             if start <= address < end:
-                return line
+                return line.split()
     raise LookupError(f"nothing is mapped at {address:#x}")
+
+
+@yr.invoke
+def mapping_in_worker(image: np.ndarray) -> list[str]:
+    return mapping_of(image)
 
 
 @yr.invoke
@@ -62,12 +66,12 @@ def main() -> None:
     began = time.perf_counter()
     image.copy()
     copied = time.perf_counter() - began
-    place = yr.get(mapping_of.invoke(images[0])).split()
+    here, there = mapping_of(image), yr.get(mapping_in_worker.invoke(images[0]))
 
     print(f"an image is {image.nbytes / 1e6:.0f} MB; it came here without a copy: {not image.flags.owndata}")
     print("receiving it took less time than copying it:", received < copied)
-    print("a worker sees the same pages, shared and read-only:", place[1] == "r--s" and "memfd" in place[5])
-    print("writing to it is refused:", not image.flags.writeable)
+    print("a worker and this program map the same pages:", "memfd" in here[5] and here[4:] == there[4:])
+    print("nobody can write to them here:", here[1] == "r--s" and not image.flags.writeable)
     for number, counts in enumerate(yr.get(histograms)):
         print(f"image {number}: {counts.sum():,} pixels, mean grey {np.average(range(256), weights=counts):.1f}")
 

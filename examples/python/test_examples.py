@@ -56,8 +56,8 @@ OUTPUT = {
     "image_pipeline.py": """
         an image is 48 MB; it came here without a copy: True
         receiving it took less time than copying it: True
-        a worker sees the same pages, shared and read-only: True
-        writing to it is refused: True
+        a worker and this program map the same pages: True
+        nobody can write to them here: True
         image 0: 16,000,000 pixels, mean grey 46.5
         image 1: 16,000,000 pixels, mean grey 78.5
         image 2: 16,000,000 pixels, mean grey 110.5
