@@ -191,24 +191,20 @@ func BenchmarkPublishFree(b *testing.B) {
 
 func BenchmarkLease(b *testing.B) {
 	for _, c := range []struct {
-		name   string
-		warm   uint64
-		holder func(i int) yr.ID
-	}{
-		{"warm", DefaultWarmHigh, func(int) yr.ID { return alice }},
-		{"cold", 1, func(int) yr.ID { return alice }},
-	} {
+		name string
+		warm uint64
+	}{{"warm", DefaultWarmHigh}, {"cold", 1}} {
 		b.Run(c.name, func(b *testing.B) {
 			s := New(Options{Capacity: gib, WarmHigh: c.warm})
 			require.NoError(b, s.Open(b.Context()))
 			defer s.Close(b.Context())
 			b.ReportAllocs()
-			for i := range b.N {
-				l, err := s.Lease(c.holder(i), 1, 0)
+			for range b.N {
+				l, err := s.Lease(alice, 1, 0)
 				if err != nil {
 					b.Fatal(err)
 				}
-				_ = s.Return(c.holder(i), l.Segment, l.Generation)
+				_ = s.Return(alice, l.Segment, l.Generation)
 			}
 		})
 	}

@@ -13,10 +13,10 @@ import (
 	"yr/pkg/yr"
 )
 
-// Lease gives holder a segment in which size bytes fit. wish is what would be
-// welcome; without one above size, a session gets as much again as it has, from
-// MinSlab to MaxSlab. Short memory makes it less than that, never less than size.
-// The error has code StoreFull.
+// Lease gives a session a segment in which size bytes fit. wish is what would be
+// welcome, up to MaxSlab; 0 leaves it to the store: as much again as the session
+// has. Short memory makes it less than that, never less than size. The error has
+// code StoreFull.
 //
 // It may make a memfd and call Keep (some 20 us). When memory is tight it gives
 // back pages of free segments first: 30 us a megabyte beyond the first WarmHigh.
@@ -48,7 +48,7 @@ func (s *Store) Lease(id yr.ID, size, wish uint64) (Lease, error) {
 
 // wants are the sizes to try, from welcome to just enough.
 func wants(h *holder, size, wish uint64) []uint64 {
-	if wish <= size {
+	if wish == 0 {
 		wish = 1 << (bits.Len64(h.leased+MinSlab) - 1) // 1, 2, 4, 8 ... MiB: few sizes, used again often
 	}
 	least := class(size)

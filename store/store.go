@@ -155,7 +155,7 @@ func (s *Store) Short() <-chan struct{} { return s.short }
 // Room receives when memory came back after Short: waiting leases may succeed.
 func (s *Store) Room() <-chan struct{} { return s.room }
 
-// Publish makes a blob live: p lies in a segment leased to holder, aligned, and
+// Publish makes a blob live: p lies in a segment leased to session id, aligned, and
 // touches no live blob.
 //
 // hot: every object in shared memory.
