@@ -1,13 +1,11 @@
 package cli
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"os"
 	"os/signal"
 	"path/filepath"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -102,29 +100,29 @@ func readToken(f *session.File) string {
 	return string(token)
 }
 
-// Block stays until the cluster ends. Ctrl-C, or the end of the terminal, leaves it running; SIGTERM ends it,
-// so that a service manager or a container ends the cluster with the command.
-func Block(s *Started, out *Output) (status int, err error) {
-	signals := make(chan os.Signal, 4)
-	signal.Notify(signals, os.Interrupt, unix.SIGTERM, unix.SIGHUP)
-	defer signal.Stop(signals)
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	go func() {
-		defer cancel()
-		select {
-		case sig := <-signals:
-			if sig == syscall.SIGTERM {
-				s.Stop()
-				return
-			}
-			out.Printf("\nleft running; end it with `%s`\n", stopCommand(s.Session.Dir.Prefix))
-		case <-ctx.Done():
+// Block stays until the cluster ends. Ctrl-C, or the end of the terminal, leaves
+// it running; SIGTERM ends it, so that a service manager or a container ends the
+// cluster with the command. The signals come from BlockSignals, asked for before
+// the start, so that none is lost in between.
+func Block(s *Started, signals <-chan os.Signal, out *Output) (status int, err error) {
+	select {
+	case <-s.ended:
+		if s.status != 0 {
+			return s.status, fmt.Errorf("the cluster ended unexpectedly; its log is %s", s.Session.Dir.DaemonLog())
 		}
-	}()
-	status, ended := s.Wait(ctx)
-	if ended && status != 0 {
-		return status, fmt.Errorf("the cluster ended unexpectedly; its log is %s", s.Session.Dir.DaemonLog())
+	case sig := <-signals:
+		if sig == unix.SIGTERM {
+			s.Stop()
+			break
+		}
+		out.Printf("\nleft running; end it with `%s`\n", stopCommand(s.Session.Dir.Prefix))
 	}
 	return 0, nil
+}
+
+// BlockSignals begins to collect the signals that Block heeds.
+func BlockSignals() <-chan os.Signal {
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
+	return signals
 }

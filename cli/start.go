@@ -43,8 +43,8 @@ type Started struct {
 	Session *session.File
 	Timing  []session.Step
 	parent  *os.Process
-	wait    chan struct{} // closed when the parent has ended
-	status  int
+	ended   chan struct{} // closed when the parent has
+	status  int           // of the parent, once it has ended
 }
 
 // Start starts a daemon and waits until it is ready. If it fails or ctx ends
@@ -283,9 +283,9 @@ func launch(plan *session.Plan, lock *os.File) (*Started, *os.File, error) {
 		return nil, nil, fmt.Errorf("start the daemon: %w", err)
 	}
 	_ = sign(lock, cmd.Process.Pid, plan.Dir) // for people only
-	s := &Started{parent: cmd.Process, wait: make(chan struct{})}
+	s := &Started{parent: cmd.Process, ended: make(chan struct{})}
 	go func() {
-		defer close(s.wait)
+		defer close(s.ended)
 		if cmd.Wait() != nil {
 			s.status = 1
 		}
@@ -324,18 +324,7 @@ func (s *Started) await(ctx context.Context, starter *os.File) (*session.Greetin
 // Stop ends the session and waits for it.
 func (s *Started) Stop() {
 	_ = s.parent.Signal(unix.SIGTERM)
-	<-s.wait
-}
-
-// Wait blocks until the session has ended by itself, and returns its exit
-// status, or until ctx ends.
-func (s *Started) Wait(ctx context.Context) (status int, ended bool) {
-	select {
-	case <-s.wait:
-		return s.status, true
-	case <-ctx.Done():
-		return 0, false
-	}
+	<-s.ended
 }
 
 func exists(path string) bool {

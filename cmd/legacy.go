@@ -93,25 +93,27 @@ var legacy = []struct {
 	{name: "log-expiration-max-file-count", key: "function_proxy.args.log_expiration_max_file_count"},
 }
 
-// legacyFlags adds them to `yr start`; the returned function reads what was given.
-func legacyFlags(f *pflag.FlagSet) (given func(master bool) map[string]any) {
+// legacyFlags adds them to `yr start`.
+func legacyFlags(f *pflag.FlagSet) {
 	for _, l := range legacy {
 		f.StringP(l.name, l.short, "", "")
 		f.Lookup(l.name).Hidden = true
 	}
-	return func(master bool) map[string]any {
-		mode := "agent"
-		if master {
-			mode = "master"
-		}
-		t := map[string]any{}
-		for _, l := range legacy {
-			if flag := f.Lookup(l.name); flag.Changed && l.key != "" {
-				config.Put(t, strings.Split(strings.Replace(l.key, "MODE", mode, 1), "."), scalar(flag.Value.String()))
-			}
-		}
-		return t
+}
+
+// legacyTree is the configuration that the given ones stand for.
+func legacyTree(f *pflag.FlagSet, master bool) map[string]any {
+	mode := "agent"
+	if master {
+		mode = "master"
 	}
+	t := map[string]any{}
+	for _, l := range legacy {
+		if flag := f.Lookup(l.name); flag.Changed && l.key != "" {
+			config.Put(t, strings.Split(strings.Replace(l.key, "MODE", mode, 1), "."), scalar(flag.Value.String()))
+		}
+	}
+	return t
 }
 
 // scalar gives an option's text the type it would have in a file.

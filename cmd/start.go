@@ -53,12 +53,13 @@ environment, that over the file, and that over the built-in values, which
 	flags.StringVarP(&f.output, "output", "o", "table", "`format`: table or json; anything else is a file for the master info line")
 	_ = flags.MarkHidden("owner-pid")
 	_ = c.RegisterFlagCompletionFunc("port-policy", cobra.FixedCompletions([]string{"RANDOM", "FIX"}, cobra.ShellCompDirectiveNoFileComp))
-	given := legacyFlags(flags)
+	legacyFlags(flags)
 	c.RunE = func(c *cobra.Command, _ []string) error {
-		opt, err := a.startOptions(f, given(f.master))
+		opt, err := a.startOptions(f, legacyTree(flags, f.master || f.temporary))
 		if err != nil {
 			return err
 		}
+		signals := cli.BlockSignals()
 		started, err := cli.Start(c.Context(), opt, a.out)
 		if err != nil {
 			return err
@@ -67,7 +68,7 @@ environment, that over the file, and that over the built-in values, which
 			return err
 		}
 		if strings.EqualFold(f.block, "true") || f.block == "1" {
-			return exitStatus(cli.Block(started, a.out))
+			return exitStatus(cli.Block(started, signals, a.out))
 		}
 		return nil
 	}

@@ -31,9 +31,7 @@ func (d *Daemon) listenTCP(p port) (net.Listener, error) {
 			return nil, yr.E("listen", yr.ParamInvalid, "%v; is values.host_ip=%q an address of this machine? set it with -s 'values.host_ip=\"ADDRESS\"'", err, host)
 		}
 		if d.plan.FixPorts || p.want.Chosen {
-			return nil, yr.E("listen", yr.ParamInvalid,
-				"port %d of %s (%s) is in use by another program; free it, choose another with -s '%s=PORT', or leave it to --port-policy RANDOM",
-				wanted, host, p.key, p.key)
+			return nil, portInUse(p, host)
 		}
 		if ln, err = d.child.Listen(p.name, "tcp", net.JoinHostPort(host, "0")); err != nil {
 			return nil, yr.Wrap("listen", yr.ParamInvalid, err)
@@ -45,10 +43,18 @@ func (d *Daemon) listenTCP(p port) (net.Listener, error) {
 		return nil, fmt.Errorf("listener %s is not TCP but %v", p.name, ln.Addr())
 	}
 	p.want.Number = address.Port
-	if wanted != 0 && wanted != address.Port {
+	if wanted != 0 && wanted != address.Port && d.child.Restarts() == 0 { // a restarted daemon has the port it had
 		d.warn("port %d (%s) is in use; %d is used instead", wanted, p.key, address.Port)
 	}
 	return ln, nil
+}
+
+func portInUse(p port, host string) error {
+	advice := fmt.Sprintf("free it, or choose another with -s '%s=PORT' (0: any free one)", p.key)
+	if !p.want.Chosen {
+		advice += ", or leave it to --port-policy RANDOM"
+	}
+	return yr.E("listen", yr.ParamInvalid, "port %d of %s (%s) is in use by another program; %s", p.want.Number, host, p.key, advice)
 }
 
 // listenUnix opens a Unix socket. A stale file, left by a daemon that had no

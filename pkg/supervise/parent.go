@@ -97,7 +97,7 @@ func (p *Parent) loop(ctx context.Context, signals, children <-chan os.Signal) i
 				return 0
 			}
 		case s := <-signals:
-			p.Log("%v: stopping", s)
+			p.Log("%s: stopping", unix.SignalName(s.(unix.Signal)))
 			if stop() {
 				return 0
 			}
