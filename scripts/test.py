@@ -84,7 +84,8 @@ def run(step: Step) -> tuple[int, int]:
     passed, failed = count(step.passed, text), count(step.failed, text)
     if code != 0:
         failed = max(failed, 1)
-    print(f"{passed:>5} passed {failed:>5} failed {time.monotonic() - began:>7.1f} s", flush=True)
+    outcome = f"{passed:>5} passed {failed:>5} failed" if passed + failed else f"{'ok':>12}{'':>13}"
+    print(f"{outcome} {time.monotonic() - began:>7.1f} s", flush=True)
     if code != 0:
         print(f"\n--- the end of {log.relative_to(ROOT)}; again alone: make test ONLY={step.name}")
         print("\n".join(text.splitlines()[-60:]), flush=True)
