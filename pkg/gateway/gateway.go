@@ -33,7 +33,7 @@ const (
 	maxConnections    = 1024 // of each listener; more wait to be accepted
 	readHeaderTimeout = 5 * time.Second
 	readTimeout       = 30 * time.Second
-	writeTimeout      = 60 * time.Second // TCP; a followed log extends it with every line
+	writeTimeout      = 60 * time.Second // of each write to TCP
 	idleTimeout       = 2 * time.Minute
 	maxScrapes        = 4 // of /metrics at a time
 )
@@ -161,13 +161,28 @@ func (g *Gateway) serve(life context.Context, l net.Listener, h http.Handler, lo
 	})
 }
 
-// withWriteTimeout bounds how long a client may take to read its answer.
+// withWriteTimeout bounds how long a client may take to read each part of its answer.
 func withWriteTimeout(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTimeout))
-		next.ServeHTTP(w, r)
+		next.ServeHTTP(&impatientWriter{w, http.NewResponseController(w)}, r)
 	})
 }
+
+// impatientWriter gives every write writeTimeout, so that a followed log may be
+// silent for as long as it likes but not its reader.
+type impatientWriter struct {
+	http.ResponseWriter
+	controller *http.ResponseController
+}
+
+// Write implements http.ResponseWriter.
+func (w *impatientWriter) Write(p []byte) (int, error) {
+	_ = w.controller.SetWriteDeadline(time.Now().Add(writeTimeout))
+	return w.ResponseWriter.Write(p)
+}
+
+// Unwrap lets http.ResponseController reach the connection.
+func (w *impatientWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // jsonErrors answers unknown paths and methods as JSON, like every other error.
 func jsonErrors(mux *http.ServeMux) http.Handler {
