@@ -7,6 +7,7 @@ what this version refuses because it could not keep the promise.
 from __future__ import annotations
 
 import copy
+import operator
 from typing import Any
 
 from yr.config import InvokeOptions, PortForwarding
@@ -38,42 +39,16 @@ def refusal(prefix: str, text: str) -> YRValueError:
     return error
 
 
-def contents(options: InvokeOptions) -> tuple[Any, ...]:
-    """The containers in options, which may change without the options noticing."""
-    return (
-        options.env_vars,
-        options.custom_resources,
-        options.custom_extensions,
-        options.labels,
-        options.runtime_env,
-    )
+# hot: the fields of options whose values may change without the options noticing
+contents = operator.attrgetter("env_vars", "custom_resources", "custom_extensions", "labels", "runtime_env")
 
 
-class Watch:
-    """Options as they were read once, to see whether they have changed since."""
+def reading(options: InvokeOptions) -> tuple[int, tuple[Any, ...]]:
+    """What options say now: their edition, and copies of their contents.
 
-    __slots__ = ("_contents", "_edition", "_options")
-
-    def __init__(self, options: InvokeOptions) -> None:
-        self._options = options
-        self._edition = options.__dict__["_edition"]
-        self._contents = copy.deepcopy(contents(options))
-
-    def stale(self, options: InvokeOptions) -> bool:
-        """Whether a call with these options must read them again."""
-        # hot: once per invoke
-        return (
-            options is not self._options
-            or options.__dict__["_edition"] != self._edition
-            or (
-                options.env_vars,
-                options.custom_resources,
-                options.custom_extensions,
-                options.labels,
-                options.runtime_env,
-            )
-            != self._contents
-        )
+    They still say the same as long as ``options._edition`` and ``contents(options)`` are equal to these.
+    """
+    return options.__dict__["_edition"], copy.deepcopy(contents(options))
 
 
 def for_function(options: InvokeOptions) -> Wire:
@@ -123,7 +98,7 @@ def for_instance(options: InvokeOptions, is_async: bool, default_namespace: str)
     wire["ordered"] = ordered(options, is_async)
     wire["recover_retry_times"] = _natural(options, "recover_retry_times", CREATE)
     wire["detached"] = options.custom_extensions.get("lifecycle") == "detached"
-    wire["idle_timeout_s"] = idle if idle and idle != NEVER_IDLE else 0
+    wire["idle_timeout_s"] = idle if idle is not None and idle > 0 and idle != NEVER_IDLE else 0
     wire["grace_ms"] = _grace_ms(options)
     if options.name:
         _check_named_id(options.name, options.namespace or default_namespace)

@@ -356,8 +356,10 @@ class InvokeOptions:
     required_priority = False
     preferred_anti_other_labels = False
 
+    _edition = 0  # counts assignments
+
     def __setattr__(self, name: str, value: Any) -> None:
-        # A call must see every change without comparing 38 fields: see yr._options.Watch.
+        # A call must see every change without comparing 38 fields: see yr._options.reading.
         fields = self.__dict__
         fields[name] = value
         fields["_edition"] = fields.get("_edition", 0) + 1

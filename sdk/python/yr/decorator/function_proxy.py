@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import inspect
 from dataclasses import dataclass
-from typing import Any, Callable, overload
+from typing import Any, Callable, NamedTuple, overload
 
 from yr import _code, _options, _signature
 from yr._core import runtime as core
@@ -35,18 +35,17 @@ class FunctionDescriptor:
     target_language: str = "python"
 
 
-class _Binding:
-    """What one (function, options) pair is called in one runtime: a number.
+class _Binding(NamedTuple):
+    """What a function with these options is called in one runtime, and how to see that it no longer holds."""
 
-    Immutable, so that a thread reads one consistent binding while another makes the next.
-    """
+    runtime: Runtime
+    target: int
+    options: InvokeOptions
+    edition: int
+    contents: tuple[Any, ...]
 
-    __slots__ = ("runtime", "target", "watch")
 
-    def __init__(self, runtime: Runtime, target: int, watch: _options.Watch) -> None:
-        self.runtime = runtime
-        self.target = target
-        self.watch = watch
+_UNBOUND = _Binding(None, 0, None, 0, ())  # type: ignore[arg-type]  # no runtime is this one's
 
 
 class FunctionProxy:
@@ -154,7 +153,7 @@ class FunctionProxy:
         self.return_nums = state["return_nums"]
         self.urn = ""
         self._initializer = state["initializer"]
-        self._binding: _Binding | None = None
+        self._binding = _UNBOUND
         self._code: tuple[Runtime, Code] | None = None
         self._arguments: _signature.Arguments | None = None
         # While a cycle is being unpickled the function has no name yet; its own attributes come later.
@@ -181,22 +180,21 @@ class FunctionProxy:
         runtime = global_runtime.runtime_for_invoke()
         function, options = self.__original_func__, self.invoke_options
         _refuse_coroutines(function)
+        edition, contents = _options.reading(options)
         wire = _options.for_function(options)
-        watch = _options.Watch(options)
         if self._initializer is not None:
             wire["initializer"] = _code.encode(self._initializer).blob
         if self._code is None or self._code[0] is not runtime:
             self._code = runtime, _code.encode(function, by_name=options.skip_serialize)
-        binding = _Binding(runtime, runtime.define(self._code[1], wire), watch)
-        self._binding = binding
-        return binding
+        self._binding = _Binding(runtime, runtime.define(self._code[1], wire), options, edition, contents)
+        return self._binding
 
 
 StatelessFunction = FunctionProxy
 
 
 def _make_invoke(proxy: FunctionProxy, function: Callable[..., Any]) -> Callable[..., Any]:
-    current = core.current
+    current, contents_of = core.current, _options.contents
     least = most = -1  # unknown until the first call; then the bounds of a call that needs no binding
 
     # hot: adds less than a microsecond to Runtime.invoke
@@ -208,10 +206,15 @@ def _make_invoke(proxy: FunctionProxy, function: Callable[..., Any]) -> Callable
             least, most = expected.least, expected.most
             if kwargs or not least <= len(args) <= most:
                 expected.check(args, kwargs)
-        binding = proxy._binding
-        if binding is None or current() is not binding.runtime or binding.watch.stale(proxy.invoke_options):
-            binding = proxy._bind()
-        return binding.runtime.invoke(binding.target, args, kwargs, proxy.return_nums)
+        runtime, target, options, edition, contents = proxy._binding
+        if (
+            current() is not runtime
+            or proxy.invoke_options is not options
+            or options._edition != edition
+            or contents_of(options) != contents
+        ):
+            runtime, target, *_ = proxy._bind()
+        return runtime.invoke(target, args, kwargs, proxy.return_nums)
 
     return invoke
 
