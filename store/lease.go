@@ -33,6 +33,7 @@ func (s *Store) Lease(id yr.ID, size, wish uint64) (Lease, error) {
 	for _, want := range wants(h, size, wish) {
 		g, err := s.segment(h, want)
 		if err != nil {
+			s.forget(h)
 			return Lease{}, err
 		}
 		if g != nil {
@@ -85,8 +86,11 @@ func (s *Store) create(size uint64) (*segment, error) {
 	g := &segment{number: number, generation: s.epoch, size: size, charge: size}
 	f, err := newMemfd(g.name(), size)
 	if err != nil {
-		if errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ENOMEM) {
-			return nil, yr.Wrap(fmt.Sprintf("lease %s with %d segments open", bytes(size), len(s.segments)), yr.StoreFull, err)
+		if errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) {
+			return nil, &yr.Error{
+				Op: "lease " + bytes(size) + " of shared memory", Code: yr.StoreFull, Err: err,
+				Msg: fmt.Sprintf("%d segments are open and the system gives no more; raise the daemon's limit on open files (ulimit -n)", len(s.segments)),
+			}
 		}
 		return nil, yr.Wrap("lease", yr.Internal, err)
 	}
@@ -329,10 +333,14 @@ func (s *Store) used() uint64 { return s.charged - s.warm - s.dying - s.burying 
 
 func (s *Store) limit() uint64 { return min(s.opt.Capacity, s.ceiling) }
 
-// warn asks for slabs back before memory is gone.
+// warn asks for slabs back before memory is gone: once, until there is room again.
 func (s *Store) warn() {
-	if s.used() > s.limit()/8*7 {
+	switch used := s.used(); {
+	case used > s.limit()/8*7 && !s.warned:
+		s.warned = true
 		signal(s.short)
+	case used < s.limit()/4*3:
+		s.warned = false
 	}
 }
 

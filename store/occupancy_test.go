@@ -9,7 +9,7 @@ import (
 
 // TestOccupancyAgainstModel compares it with one bool for each granule.
 func TestOccupancyAgainstModel(t *testing.T) {
-	const size = 3*chunkSpan + 4*pageSize
+	const size = chunkSpan + 16*pageSize
 	rapid.Check(t, func(t *rapid.T) {
 		o := newOccupancy(size)
 		model := make([]bool, size/Granule)

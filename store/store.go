@@ -79,6 +79,7 @@ type Store struct {
 	burying   uint64 // charge of the segment that the janitor has in its hands
 	ceiling   uint64 // charged may not exceed this: what cgroup and machine leave
 	inherited uint64 // bytes adopted from an earlier daemon, which may exceed the capacity
+	warned    bool   // Short was told that little is left
 	recovered bool   // EndRecovery was called, or there was nothing to recover
 	closed    bool
 

@@ -415,6 +415,50 @@ func TestAdoptRefuses(t *testing.T) {
 	require.ErrorContains(t, x.Adopt("seg-10-1-1048576", late), "recovery is over")
 }
 
+func TestShortIsSaidOnceUntilThereIsRoom(t *testing.T) {
+	x := open(t, Options{Capacity: 64 * mib})
+	said := func() bool {
+		select {
+		case <-x.Short():
+			return true
+		default:
+			return false
+		}
+	}
+	for range 7 {
+		x.lease(alice, 8*mib, 8*mib)
+	}
+	require.False(t, said())
+	for range 4 {
+		x.lease(bob, mib, mib)
+	}
+	require.True(t, said(), "more than seven eighths are leased")
+	x.lease(bob, mib, mib)
+	require.False(t, said(), "it was said already")
+	x.EndHolder(alice)
+	x.lease(bob, mib, mib)
+	x.lease(alice, 56*mib, 56*mib)
+	require.True(t, said(), "short again")
+}
+
+func TestOutOfDescriptorsIsATypedError(t *testing.T) {
+	x := open(t, Options{Capacity: 64 * mib})
+	var was unix.Rlimit
+	require.NoError(t, unix.Getrlimit(unix.RLIMIT_NOFILE, &was))
+	require.NoError(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 3, Max: was.Max}))
+	_, err := x.Lease(alice, 1, 0)
+	require.NoError(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &was))
+	code(t, yr.StoreFull, err)
+	require.ErrorContains(t, err, "ulimit -n")
+	require.NotContains(t, x.holders, alice)
+	x.lease(alice, 1, 0)
+}
+
+func TestAParentThatKeepsNothingIsNoReasonToFail(t *testing.T) {
+	x := open(t, Options{Capacity: 64 * mib, Keep: func(string, *os.File) error { return os.ErrClosed }})
+	x.put(alice, x.lease(alice, 1, 0), 0, 100)
+}
+
 func TestAnIdleStoreHoldsNothing(t *testing.T) {
 	x := open(t, Options{Capacity: 1 * gib})
 	require.Zero(t, x.pages())
