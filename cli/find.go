@@ -99,7 +99,7 @@ func pollReadable(fd int, timeout time.Duration) bool {
 		if left < 0 {
 			return false
 		}
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(left.Milliseconds())+1)
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(left.Milliseconds())+1) //nolint:gosec // a descriptor
 		if n > 0 {
 			return true
 		}

@@ -255,7 +255,7 @@ func ownerName(path string) string {
 // launch starts the parent, detached, with the lock and the pipe through which
 // the daemon says that it is ready.
 func launch(plan *session.Plan, lock *os.File) (*Started, *os.File, error) {
-	log, err := os.OpenFile(plan.Dir.DaemonLog(), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
+	log, err := os.OpenFile(plan.Dir.DaemonLog(), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644) //nolint:gosec // everybody may read logs, as openYuanrong's
 	if err != nil {
 		return nil, nil, err
 	}

@@ -53,9 +53,9 @@ func TestALifeOfACluster(t *testing.T) {
 	})
 	t.Run("old log directories", func(t *testing.T) {
 		for _, path := range []string{"log", filepath.Join(string(f.Node), "log")} {
-			real, err := filepath.EvalSymlinks(filepath.Join(f.Dir.Path, path))
+			target, err := filepath.EvalSymlinks(filepath.Join(f.Dir.Path, path))
 			require.NoError(t, err)
-			require.Equal(t, f.Dir.Logs(), real)
+			require.Equal(t, f.Dir.Logs(), target)
 		}
 	})
 	t.Run("health", func(t *testing.T) {

@@ -15,11 +15,11 @@ import (
 
 // startFlags are the options of `yr start` that are not configuration keys.
 type startFlags struct {
-	master, temporary, runtimeLauncher bool
-	set                                []string
-	masterAddress, masterInfo, join    string
-	prefix, policy, block, output      string
-	owner                              int
+	master, temporary               bool
+	set                             []string
+	masterAddress, masterInfo, join string
+	prefix, policy, block, output   string
+	owner                           int
 }
 
 func (a *app) start() *cobra.Command {

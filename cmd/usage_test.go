@@ -19,7 +19,7 @@ func TestWhatCannotBeMeantSaysWhatCouldBe(t *testing.T) {
 		status int
 		says   []string
 	}{
-		{"a mistyped command", []string{"strat"}, 2, []string{`unknown command "strat"`, "did you mean start?"}},
+		{"a mistyped command", []string{"sttart"}, 2, []string{`unknown command "sttart"`, "did you mean start?"}},
 		{"a mistyped list", []string{"list", "nodez"}, 2, []string{"did you mean nodes?", "instances, calls"}},
 		{"an unknown option", []string{"status", "--nope"}, 2, []string{"--nope", "`yr status --help`"}},
 		{"a missing argument", []string{"why"}, 2, []string{"the ID of a call, instance, object or node"}},
@@ -146,7 +146,7 @@ func TestBenchWithoutTheSDK(t *testing.T) {
 // tree builds a nested map from alternating keys and values.
 func tree(pairs ...any) map[string]any {
 	t := map[string]any{}
-	for i := 0; i < len(pairs); i += 2 {
+	for i := 0; i+1 < len(pairs); i += 2 {
 		t[pairs[i].(string)] = pairs[i+1]
 	}
 	return t

@@ -45,7 +45,7 @@ func Main(planPath string) int {
 	d := New(Options{Plan: plan, Child: child})
 	ended := d.ended(ctx)
 	if err := d.Open(ended); err != nil {
-		d.shut()
+		_ = d.shut() // why it could not start matters more
 		if errors.Is(err, context.Canceled) && ended.Err() != nil {
 			return 0
 		}

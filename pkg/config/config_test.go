@@ -226,3 +226,10 @@ func TestFileErrorsSayWhere(t *testing.T) {
 func TestDefaultsAreTOML(t *testing.T) {
 	require.NoError(t, toml.Unmarshal([]byte(Defaults), &map[string]any{}))
 }
+
+func TestTheSampleFileIsRight(t *testing.T) {
+	s := settings(t, Sources{File: "../../configs/config.toml"})
+	require.Equal(t, "/var/lib/yuanrong", s.DataDir)
+	require.True(t, s.Fsync)
+	require.Equal(t, 22773, s.Ports.Bus.Number)
+}

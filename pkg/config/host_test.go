@@ -39,7 +39,7 @@ func TestMemoryLimit(t *testing.T) {
 			root := t.TempDir()
 			for name, text := range row.files {
 				path := filepath.Join(root, name)
-				require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o755))
+				require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o750))
 				require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
 			}
 			require.Equal(t, row.want, memoryMB(root))

@@ -29,6 +29,10 @@ const (
 	// maxSocketPath leaves room below the kernel's 108 bytes for what clients append.
 	maxSocketPath = 100
 	timeLayout    = "20060102_150405"
+
+	// publicDir is the mode of directories that everybody may look into, for the
+	// logs and the master info; what is nobody else's business lies in Run.
+	publicDir = 0o755
 )
 
 // Dir is the directory of one session, "<prefix>/<YYYYmmdd_HHMMSS>".
@@ -40,7 +44,7 @@ type Dir struct {
 // Create makes the directory of a new session. With an empty path it is named
 // after the time; starts within one second get a suffix.
 func Create(prefix, path string, now time.Time) (Dir, error) {
-	if err := os.MkdirAll(prefix, 0o755); err != nil {
+	if err := os.MkdirAll(prefix, publicDir); err != nil {
 		return Dir{}, yr.E("make session directory", yr.ParamInvalid,
 			"%v; choose a directory of your own with --log-dir-prefix", err)
 	}
@@ -53,7 +57,7 @@ func Create(prefix, path string, now time.Time) (Dir, error) {
 			name = fmt.Sprintf("%s_%d", name, n)
 		}
 		path := filepath.Join(prefix, name)
-		err := os.Mkdir(path, 0o755)
+		err := os.Mkdir(path, publicDir)
 		switch {
 		case err == nil:
 			return Dir{prefix, path}, makeTree(path)
@@ -67,7 +71,7 @@ func Create(prefix, path string, now time.Time) (Dir, error) {
 
 func makeTree(path string) error {
 	for _, sub := range []string{"logs/function_system", "logs/data_system/master", "logs/data_system/worker", "deploy", "checkpoints"} {
-		if err := os.MkdirAll(filepath.Join(path, sub), 0o755); err != nil {
+		if err := os.MkdirAll(filepath.Join(path, sub), publicDir); err != nil {
 			return err
 		}
 	}
@@ -164,7 +168,7 @@ func (d Dir) Link(node yr.Node) error {
 		return err
 	}
 	if node != "" && filepath.IsLocal(string(node)) {
-		if err := os.MkdirAll(filepath.Join(d.Path, string(node)), 0o755); err != nil {
+		if err := os.MkdirAll(filepath.Join(d.Path, string(node)), publicDir); err != nil {
 			return err
 		}
 		if err := symlink("../logs", filepath.Join(d.Path, string(node), "log")); err != nil {
