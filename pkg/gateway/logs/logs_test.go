@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -195,7 +194,7 @@ func FuzzWorkerID(f *testing.F) {
 		err := logs.Reader{Dir: dir}.Copy(t.Context(), &out, logs.Request{Worker: id, Tail: -1}, func() {})
 		require.Empty(t, out.String())
 		if strings.ContainsAny(id, "/.\x00") && err == nil {
-			t.Fatal(fmt.Sprintf("%q was accepted", id))
+			t.Fatalf("%q was accepted", id)
 		}
 	})
 }
