@@ -25,6 +25,7 @@ class Instances:
         self._lock = threading.Lock()
         self._numbers: dict = {}  # instance id -> number
         self._creating: dict = {}  # instance id -> CREATE frame, until it runs or fails
+        self._waiting: dict = {}  # id of an existing instance that does not run yet -> ids bound to it
 
     @staticmethod
     def key(id: bytes) -> bytes:
@@ -55,7 +56,14 @@ class Instances:
         event = control.decode(control.INSTANCE_EVENT, bytes(buf[pos:end]))
         id, state = event["instance_id"], event["state"]
         if state != RUNNING and state not in ENDED:
+            if event["bound_to"]:  # what becomes of that one becomes of this one
+                self._waiting.setdefault(event["bound_to"], []).append(id)
             return
+        self._settle(id, state, event)
+        for bound in self._waiting.pop(id, ()):
+            self._settle(bound, state, {**event, "bound_to": id})
+
+    def _settle(self, id: bytes, state: int, event: dict) -> None:
         self._creating.pop(id, None)
         key, objects = self.key(id), self._session.objects
         if state == RUNNING:
