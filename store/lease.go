@@ -73,7 +73,7 @@ func (s *Store) segment(h *holder, size uint64) (*segment, error) {
 		}
 	}
 	if !s.makeRoom(size) {
-		return nil, nil //nolint:nilnil // no segment and no error: no room
+		return nil, nil // no room
 	}
 	return s.create(size)
 }

@@ -80,7 +80,7 @@ func writable(f *os.File) (*os.File, error) {
 // readOnly opens the file anew: a descriptor that is dup'ed shares the mode of the
 // first one and could be mapped for writing, this one cannot.
 func readOnly(f *os.File) (*os.File, error) {
-	fd, err := unix.Open("/proc/self/fd/"+strconv.Itoa(int(f.Fd())), unix.O_RDONLY|unix.O_CLOEXEC, 0) //nolint:gosec // a descriptor
+	fd, err := unix.Open("/proc/self/fd/"+strconv.Itoa(int(f.Fd())), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	runtime.KeepAlive(f)
 	if err != nil {
 		return nil, os.NewSyscallError("open read-only", err)

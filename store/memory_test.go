@@ -30,7 +30,7 @@ func machine(t *testing.T, files map[string]string) system {
 	root := t.TempDir()
 	for name, text := range files {
 		path := filepath.Join(root, name)
-		require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o755))
+		require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o750))
 		require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
 	}
 	return system{root}
@@ -131,7 +131,7 @@ func rerun(t *testing.T, test string, cmd ...string) {
 	self, err := os.Executable()
 	require.NoError(t, err)
 	args := append(cmd, self, "-test.run", "^"+test+"$", "-test.v")
-	c := exec.Command(args[0], args[1:]...) //nolint:gosec // ourselves
+	c := exec.Command(args[0], args[1:]...)
 	c.Env = append(os.Environ(), childEnv+"=1")
 	out, err := c.CombinedOutput()
 	require.NoError(t, err, "%s\n%s", strings.Join(c.Args, " "), out)
@@ -140,9 +140,9 @@ func rerun(t *testing.T, test string, cmd ...string) {
 
 const childEnv = "YR_STORE_TEST_CHILD"
 
-// fill leases until the store is full and touches every page, the way a client
+// exhaust leases until the store is full and touches every page, the way a client
 // does; it returns what it got.
-func fill(t *testing.T, capacity uint64) uint64 {
+func exhaust(t *testing.T, capacity uint64) uint64 {
 	t.Helper()
 	s := New(Options{Capacity: capacity, Log: zerolog.Nop()})
 	require.NoError(t, s.Open(context.Background()))
@@ -158,7 +158,7 @@ func fill(t *testing.T, capacity uint64) uint64 {
 		}
 		f, err := s.File(l.Segment, l.Generation, true, alice)
 		require.NoError(t, err)
-		m, err := unix.Mmap(int(f.Fd()), 0, int(l.Size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+		m, err := unix.Mmap(int(f.Fd()), 0, int(l.Size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED) //nolint:gosec // a few MiB
 		require.NoError(t, err)
 		for i := 0; i < len(m); i += pageSize {
 			m[i] = 1
@@ -173,8 +173,8 @@ func TestStoreFillsWithASmallDevShm(t *testing.T) {
 	if os.Getenv(childEnv) != "" {
 		var fs unix.Statfs_t
 		require.NoError(t, unix.Statfs("/dev/shm", &fs))
-		require.Equal(t, int64(64*mib), int64(fs.Blocks)*fs.Bsize, "the test's own /dev/shm") //nolint:unconvert // differs by architecture
-		require.GreaterOrEqual(t, fill(t, 160*mib), uint64(150*mib))
+		require.Equal(t, uint64(64*mib), fs.Blocks*uint64(fs.Bsize), "the test's own /dev/shm") //nolint:gosec // a block is not that large
+		require.GreaterOrEqual(t, exhaust(t, 160*mib), uint64(150*mib))
 		return
 	}
 	mount := "mount -t tmpfs -o size=64m tmpfs /dev/shm"
@@ -192,7 +192,7 @@ func TestStoreStopsBelowTheCgroupLimit(t *testing.T) {
 		require.True(t, ok)
 		require.Equal(t, uint64(512*mib), limit)
 		require.LessOrEqual(t, DefaultCapacity(1<<20), limit/2)
-		got := fill(t, 4*gib)
+		got := exhaust(t, 4*gib)
 		require.Less(t, got, limit)
 		require.GreaterOrEqual(t, got, limit/2, "most of it can be used")
 		return
@@ -220,7 +220,7 @@ func memoryCgroup(t *testing.T, limit uint64) (procs string) {
 				continue
 			}
 			dir := filepath.Join(mount, parts[2], fmt.Sprintf("yr-store-test-%d", os.Getpid()))
-			if os.Mkdir(dir, 0o755) != nil {
+			if os.Mkdir(dir, 0o750) != nil {
 				continue
 			}
 			t.Cleanup(func() {

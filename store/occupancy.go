@@ -144,7 +144,7 @@ func gap(start, end uint64, f func(offset, length uint64)) {
 // reported in adjoining pieces.
 func (o occupancy) runs(f func(offset, end uint64)) {
 	for i, c := range o {
-		base := uint64(i) * chunkSpan //nolint:gosec // an index
+		base := uint64(i) * chunkSpan
 		switch c {
 		case nil:
 		case full:
@@ -163,7 +163,7 @@ func (c *chunk) runs(base uint64, f func(offset, end uint64)) {
 			w >>= skip
 			n := uint64(bits.TrailingZeros64(^w)) //nolint:gosec // as above
 			at += skip
-			start := base + (uint64(word)*64+at)*Granule //nolint:gosec // an index
+			start := base + (uint64(word)*64+at)*Granule
 			f(start, start+n*Granule)
 			at += n
 			w >>= n // a shift by 64 leaves 0

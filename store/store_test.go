@@ -67,9 +67,12 @@ func (x *rig) write(h yr.ID, l Lease, offset, n uint64) {
 	f, err := x.File(l.Segment, l.Generation, true, h)
 	require.NoError(x.t, err)
 	defer f.Close()
-	_, err = f.WriteAt([]byte(strings.Repeat("x", int(n))), int64(offset))
+	_, err = f.WriteAt([]byte(fill(n)), int64(offset)) //nolint:gosec // below 2^63
 	require.NoError(x.t, err)
 }
+
+// fill is what write writes.
+func fill(n uint64) string { return strings.Repeat("x", int(n)) } //nolint:gosec // as above
 
 // put writes and publishes a blob.
 func (x *rig) put(h yr.ID, l Lease, offset, n uint64) yr.Place {
@@ -103,7 +106,7 @@ func TestPublishReadFree(t *testing.T) {
 	p := x.put(alice, l, 128, 1000)
 	b, err := x.Read(p)
 	require.NoError(t, err)
-	require.Equal(t, strings.Repeat("x", 1000), string(b))
+	require.Equal(t, fill(1000), string(b))
 	require.Equal(t, yr.StoreView{Capacity: 64 * mib, Leased: mib, Live: 1000, Segments: 1, Objects: 1}, x.Stats())
 	lessee, ok := x.Free(p)
 	require.True(t, ok)
@@ -237,7 +240,7 @@ func TestAnEndedSessionsBlobsLiveOnAndTheRestIsGivenBack(t *testing.T) {
 	require.Equal(t, uint64(3*pageSize), x.pages())
 	b, err := x.Read(q)
 	require.NoError(t, err)
-	require.Equal(t, strings.Repeat("x", 10_000), string(b))
+	require.Equal(t, fill(10_000), string(b))
 
 	l2 := x.lease(bob, 250*mib, 0)
 	require.Equal(t, uint64(250*mib), roundDown(l2.Size, mib), "what was punched out can be leased again")
@@ -375,7 +378,7 @@ func TestSegmentsSurviveARestart(t *testing.T) {
 	for _, blob := range []yr.Place{p, q} {
 		b, err := y.Read(blob)
 		require.NoError(t, err)
-		require.Equal(t, strings.Repeat("x", int(blob.Length)), string(b))
+		require.Equal(t, fill(blob.Length), string(b))
 	}
 	l := y.lease(bob, 4*mib, 0)
 	require.NotEqual(t, theirs.Segment, l.Segment)
