@@ -11,7 +11,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"yr/pkg/session"
 	"yr/test/harness"
 )
 
@@ -107,9 +106,7 @@ func TestInterruptWhileStartingLeavesNothing(t *testing.T) {
 		<-timer.C
 		p.Signal(syscall.SIGINT)
 		if r := p.Wait(); r.Code == 0 { // it was ready before
-			var err error
-			c.Session, err = session.Latest(c.Prefix)
-			require.NoError(t, err)
+			c.Attach()
 			c.Stop()
 		}
 		c.Gone()

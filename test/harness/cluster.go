@@ -63,6 +63,12 @@ func (c *Cluster) MustStart(args ...string) {
 	if r := c.Yr(all...); r.Code != 0 {
 		c.t.Fatalf("yr start: %s", r)
 	}
+	c.Attach()
+}
+
+// Attach finds the session that something else than MustStart has started in Prefix.
+func (c *Cluster) Attach() {
+	c.t.Helper()
 	var err error
 	if c.Session, err = session.Latest(c.Prefix); err != nil {
 		c.t.Fatal(err)

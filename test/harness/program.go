@@ -48,6 +48,12 @@ var prelude string
 // finds the cluster by itself.
 func (c *Cluster) Python(source string, args ...string) *Program {
 	c.t.Helper()
+	return c.Command(append([]string{Python(c.t), c.Driver(source)}, args...)...)
+}
+
+// Driver writes the program of a driver to a file and returns its path.
+func (c *Cluster) Driver(source string) string {
+	c.t.Helper()
 	dir, err := os.MkdirTemp(c.Prefix, "driver-")
 	if err != nil {
 		c.t.Fatal(err)
@@ -56,7 +62,7 @@ func (c *Cluster) Python(source string, args ...string) *Program {
 	if err := os.WriteFile(path, []byte(prelude+"\n\n"+source), 0o600); err != nil {
 		c.t.Fatal(err)
 	}
-	return c.Command(append([]string{Python(c.t), path}, args...)...)
+	return path
 }
 
 // Run runs a driver to its end, which must be exit code 0, and returns what it printed.
