@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pickle
-from typing import Any, Callable, Optional
+from typing import Any, Callable
 
+from yr._code import adopt
 from yr._core import control, serialization
-from yr._core.runtime import Runtime
+from yr._core.runtime import Code, Runtime
 from yr._core.wire import Place
 
 
@@ -23,7 +24,7 @@ class Definition:
         self._message = message
         self._runtime = runtime
         self.name = message["name"]
-        self.code: Optional[Callable[..., Any]] = None
+        self.code: Callable[..., Any] | None = None
 
     def load(self, loaded: dict) -> Callable[..., Any]:
         """Return the function or class; run the initializer if this worker has not yet.
@@ -37,7 +38,9 @@ class Definition:
             key = message["code_id"]
             code = loaded.get(key)
             if code is None:
-                code = loaded[key] = pickle.loads(self._blob())
+                blob = bytes(self._blob())
+                code = loaded[key] = pickle.loads(blob)
+                adopt(code, Code(key, self.name, blob))
         except BaseException as e:
             raise LoadError(
                 f"{self.name} cannot be loaded in the worker: {type(e).__name__}: {e}; modules that it imports must be "
