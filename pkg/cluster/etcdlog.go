@@ -9,10 +9,13 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// chatter are warnings that etcd gives at every start and that mean nothing for
-// a single voter inside another program.
+// chatter are complaints of etcd at its start that mean nothing here: it serves
+// no HTTP, and a single voter is elected before its first entry has reached the
+// database, which etcd asks for its version every few seconds until it has.
 var chatter = map[string]bool{
 	"Running http and grpc server on single port. This is not recommended for production.": true,
+	"Failed to detect schema version":  true,
+	"failed to update storage version": true,
 }
 
 // logger is etcd's logger: warnings and worse go to ours. Where zap would exit

@@ -1,6 +1,7 @@
 package cluster_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"net"
@@ -12,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/rs/zerolog"
 	"github.com/stretchr/testify/require"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/goleak"
@@ -58,15 +60,19 @@ func TestStateSurvivesARestart(t *testing.T) {
 }
 
 func TestReadySoonAndSmall(t *testing.T) {
-	m := cluster.NewMember(cluster.MemberOptions{Dir: t.TempDir()})
+	var logged bytes.Buffer
+	m := cluster.NewMember(cluster.MemberOptions{Dir: t.TempDir(), Log: zerolog.New(&logged)})
 	began := time.Now()
 	require.NoError(t, m.Open(t.Context()))
 	ready := time.Since(began)
-	defer func() { require.NoError(t, m.Close(context.Background())) }()
 	status, err := m.Status(t.Context())
 	require.NoError(t, err)
 	t.Logf("ready after %v, database %d bytes", ready, status.DatabaseBytes)
 	require.Less(t, ready, time.Second, "about 50 ms on an idle machine")
+	_, err = m.Commit(t.Context(), nil, []cluster.Write{{Key: "k", Value: []byte("v")}})
+	require.NoError(t, err)
+	require.NoError(t, m.Close(t.Context()))
+	require.Empty(t, logged.String(), "nothing happened that a person must know")
 }
 
 func TestTheSocketServesEtcdctl(t *testing.T) {

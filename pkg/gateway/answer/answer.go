@@ -3,6 +3,7 @@
 package answer
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"net/http"
@@ -24,14 +25,24 @@ func JSON(w http.ResponseWriter, v any) { Write(w, http.StatusOK, v) }
 
 // Write writes v with a status.
 func Write(w http.ResponseWriter, status int, v any) {
-	body, err := json.Marshal(v)
+	body, err := encode(v)
 	if err != nil {
 		status = http.StatusInternalServerError
-		body, _ = json.Marshal(Error{yr.Internal, "encode the answer: " + err.Error()})
+		body, _ = encode(Error{yr.Internal, "encode the answer: " + err.Error()})
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	_, _ = w.Write(append(body, '\n'))
+	_, _ = w.Write(body)
+}
+
+// encode leaves <, > and & as they are: the answers are read by people and
+// programs, not put into pages.
+func encode(v any) ([]byte, error) {
+	var body bytes.Buffer
+	e := json.NewEncoder(&body)
+	e.SetEscapeHTML(false)
+	err := e.Encode(v)
+	return body.Bytes(), err
 }
 
 // Fail writes err with the status that belongs to its code.

@@ -32,13 +32,14 @@ func TestFail(t *testing.T) {
 	}{
 		{yr.E("op", yr.ParamInvalid, "bad %d", 1), 400, `{"code":1001,"message":"op: bad 1"}`},
 		{fmt.Errorf("outer: %w", yr.E("op", yr.DiskFull, "full")), 507, `{"code":4204,"message":"outer: op: full"}`},
+		{yr.E("op", yr.ParamInvalid, "<&>"), 400, `{"code":1001,"message":"op: <&>"}`},
 		{fmt.Errorf("plain"), 500, `{"code":3003,"message":"plain"}`},
 		{yr.Wrap("read", yr.Internal, &http.MaxBytesError{Limit: 5}), 413, `{"code":1001,"message":"the request's body is too large: read: http: request body too large"}`},
 	} {
 		w := httptest.NewRecorder()
 		answer.Fail(w, row.err)
 		require.Equal(t, row.status, w.Code)
-		require.JSONEq(t, row.body, w.Body.String())
+		require.Equal(t, row.body+"\n", w.Body.String())
 		require.Equal(t, "application/json", w.Header().Get("Content-Type"))
 	}
 }
