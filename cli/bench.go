@@ -16,8 +16,8 @@ type BenchOptions struct {
 	Args   []string
 }
 
-// Bench runs the SDK's benchmarks with this binary in front of PATH, so that
-// they measure what they were started from. It returns their exit status.
+// Bench runs the SDK's benchmarks against this very binary and returns their
+// exit status.
 func Bench(ctx context.Context, opt BenchOptions, out *Output) (int, error) {
 	python := opt.Python
 	if python == "" {
@@ -34,7 +34,7 @@ func Bench(ctx context.Context, opt BenchOptions, out *Output) (int, error) {
 	if err != nil {
 		return 1, err
 	}
-	env := append(os.Environ(), "YR_BINARY="+self, "PATH="+filepath.Dir(self)+":"+os.Getenv("PATH"))
+	env := append(os.Environ(), "YR_BENCH_BINARY="+self)
 	if dir := sdkBeside(self); dir != "" {
 		env = append(env, "PYTHONPATH="+dir+":"+os.Getenv("PYTHONPATH"))
 	}

@@ -71,6 +71,9 @@ func Start(ctx context.Context, opt StartOptions, out *Output) (*Started, error)
 		undo()
 		return nil, err
 	}
+	for _, name := range settings.Missing {
+		out.Warnf("%s is not part of yr %s and does not run", name, opt.Version)
+	}
 	s, starter, err := launch(plan, lock)
 	if err != nil {
 		undo()

@@ -266,7 +266,7 @@ func TestATemporaryClusterEndsWithItsOwner(t *testing.T) {
 			row.end(owner.Process.Pid)
 			_ = owner.Wait()
 			requireNothingLeft(t, f)
-			require.NoDirExists(t, f.DataDir, "its data dies with it")
+			require.NoDirExists(t, f.Dir.Path, "its data dies with it, and its logs")
 		})
 	}
 }
@@ -323,4 +323,13 @@ func TestALongPathGetsShortSockets(t *testing.T) {
 	require.Equal(t, 0, run(t, "list", "nodes", "--log-dir-prefix", prefix).status)
 	require.Equal(t, 0, run(t, "stop", "--log-dir-prefix", prefix).status)
 	requireNothingLeft(t, f)
+}
+
+func TestComponentsOfLaterVersions(t *testing.T) {
+	prefix := home(t)
+	r := run(t, startArgs(prefix, "-s", "mode.master.frontend=true", "-s", "mode.master.meta_service=true")...)
+	require.Equal(t, 0, r.status, r.err)
+	require.Contains(t, r.err, "warning: frontend is not part of yr")
+	require.Contains(t, r.err, "warning: meta_service is not part of yr")
+	require.NotContains(t, latest(t, prefix).Names(), "frontend", "nothing pretends to run")
 }

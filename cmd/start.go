@@ -15,7 +15,7 @@ import (
 
 // startFlags are the options of `yr start` that are not configuration keys.
 type startFlags struct {
-	master, temporary               bool
+	master, temporary, insecure     bool
 	set                             []string
 	masterAddress, masterInfo, join string
 	prefix, policy, block, output   string
@@ -49,6 +49,7 @@ environment, that over the file, and that over the built-in values, which
 	flags.StringVar(&f.block, "block", "false", "`true`: stay until the cluster ends; Ctrl-C leaves it running, SIGTERM ends it")
 	flags.StringVar(&f.prefix, "log-dir-prefix", "", "`directory` of sessions, logs and data (default "+defaultPrefix+")")
 	flags.BoolVar(&f.temporary, "temporary", false, "a cluster on loopback that ends, with its data, when its owner does")
+	flags.BoolVar(&f.insecure, "insecure", false, "ask for no token over TCP: whoever reaches the ports may do everything")
 	flags.IntVar(&f.owner, "owner-pid", 0, "the `process` that owns a temporary cluster (default: the one that called yr)")
 	flags.StringVarP(&f.output, "output", "o", "table", "`format`: table or json; anything else is a file for the master info line")
 	_ = flags.MarkHidden("owner-pid")
@@ -109,6 +110,9 @@ func (a *app) startOptions(f *startFlags, given map[string]any) (cli.StartOption
 	}
 	if err := ownerAllowed(f.owner); err != nil {
 		return opt, err
+	}
+	if f.insecure {
+		config.Put(given, []string{"values", "insecure"}, true)
 	}
 	cfg, err := a.loadConfig(f.set, given)
 	opt.Master, opt.Temporary, opt.OwnerPID, opt.Prefix = f.master, f.temporary, f.owner, f.prefix

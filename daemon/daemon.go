@@ -273,6 +273,9 @@ func (d *Daemon) shut() (err error) {
 			file = describe(d.plan, d.child.Restarts(), d.born)
 		}
 		d.plan.Dir.Clean(file)
+		if d.plan.Temporary && d.file != nil {
+			d.plan.Dir.Remove() // a start that failed leaves its logs
+		}
 	})
 	return err
 }

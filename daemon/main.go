@@ -17,6 +17,10 @@ import (
 	"yr/pkg/yr"
 )
 
+// startAttempts is how often a daemon may crash before it has ever been ready;
+// after that it is restarted for ever.
+const startAttempts = 3
+
 // closeTimeout bounds an orderly end. The parent's grace is a little longer.
 const closeTimeout = 30 * time.Second
 
@@ -38,6 +42,9 @@ func Main(planPath string) int {
 	defer func() { _ = child.Close() }()
 	starter := takeStarter(child)
 	plan, err := session.ReadPlan(planPath)
+	if err == nil && starter.waiting() && child.Restarts() >= startAttempts {
+		err = yr.E("start", yr.Internal, "the daemon crashed %d times before it was ready", child.Restarts())
+	}
 	if err != nil {
 		starter.failed(err)
 		return supervise.ExitGiveUp
@@ -85,9 +92,11 @@ func takeStarter(child *supervise.Child) *starter {
 	return &starter{file: f, child: child}
 }
 
+// waiting reports whether a start command still waits for its greeting.
+func (s *starter) waiting() bool { return s.file != nil }
+
 func (s *starter) failed(err error) {
-	g := session.Greeting{Code: yr.CodeOf(err), Error: err.Error()}
-	s.tell(g)
+	s.tell(session.Greeting{Code: yr.CodeOf(err), Error: err.Error()})
 }
 
 func (s *starter) ready(d *Daemon) {

@@ -184,6 +184,8 @@ func TestValuesThatMakeNoSense(t *testing.T) {
 		{`values.host_ip="nowhere"`, "an IP address"},
 		{`values.log_level="LOUD"`, "DEBUG, INFO, WARN or ERROR"},
 		{`values.function_proxy.grpc_listen_port=70000`, "a port"},
+		{`values.fs.tls.enable=true`, "serves no TLS"},
+		{`values.etcd.enable_multi_master="true"`, "one master"},
 		{`values.insecure="perhaps"`, "true or false"},
 		{`function_agent.args.custom_resources="{ssd:1}"`, "JSON with a number"},
 		{`function_agent.args.custom_resources="{\"ssd\":\"x\"}"`, "JSON with a number"},

@@ -34,6 +34,8 @@ type Settings struct {
 	Grace           time.Duration // for shutdown hooks
 	MaxPriority     int
 
+	Missing []string // components that are switched on and that this version does not have
+
 	GPUs bool   // look for NVIDIA cards
 	NPUs string // npu_collection_mode: all, count, hbm, sfmd, topo, off
 }
@@ -121,6 +123,8 @@ func (c *Config) Settings() (Settings, error) {
 		s.StoreCapacity = uint64(shared * (1 << 20))
 	}
 	s.WorkerEnv = r.workerEnv()
+	s.Missing = r.missing()
+	r.refuse()
 	s.Labels = r.labels()
 	s.Label()
 	return s, r.err
@@ -237,6 +241,34 @@ func amount(v any) (float64, bool) {
 		return float64(n), true
 	}
 	return 0, false
+}
+
+// laterComponents are switches of openYuanrong that this version accepts, and
+// whose components it does not have.
+var laterComponents = []string{
+	"runtime_launcher", "meta_service", "function_scheduler", "frontend", "dashboard", "collector", "iam_server",
+}
+
+func (r *reader) missing() []string {
+	var names []string
+	for _, name := range laterComponents {
+		if r.truth("mode", "master", name) {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// refuse fails on what must not be ignored silently: somebody relies on it.
+func (r *reader) refuse() {
+	if r.truth("values", "fs", "tls", "enable") {
+		r.fail(yr.E("configuration", yr.ParamInvalid,
+			"values.fs.tls.enable is set, but this version serves no TLS; unset it, and keep the node's ports inside a network that you trust"))
+	}
+	if r.truth("values", "etcd", "enable_multi_master") {
+		r.fail(yr.E("configuration", yr.ParamInvalid,
+			"values.etcd.enable_multi_master is set, but this version runs one master; unset it"))
+	}
 }
 
 // workerEnv reads function_agent.env. LD_LIBRARY_PATH and LD_PRELOAD extend what

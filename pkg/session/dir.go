@@ -188,6 +188,17 @@ func symlink(target, link string) error {
 	return os.Rename(tmp, link)
 }
 
+// Remove removes the session's directory with its logs, the link to it, and the
+// prefix if nothing else is in it.
+func (d Dir) Remove() {
+	link := filepath.Join(d.Prefix, LatestLink)
+	if target, err := os.Readlink(link); err == nil && target == d.ID() {
+		_ = os.Remove(link)
+	}
+	_ = os.RemoveAll(d.Path)
+	_ = os.Remove(d.Prefix)
+}
+
 // Clean removes what must not outlive the daemon: its sockets, session.json, the
 // master info line if it is this session's, and the data of a temporary cluster.
 // Logs stay. It is called by the daemon when it ends, and by whoever finds that
