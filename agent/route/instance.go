@@ -103,7 +103,7 @@ func (s *Session) create(m *wirepb.Create) error {
 	if int(m.GetNvals()) > packed.Len() {
 		return yr.E("create "+m.GetName(), yr.ParamInvalid, "%d values but %d dependencies", m.GetNvals(), packed.Len())
 	}
-	in.ctor = &call{id: id, in: in, job: s.job, deps: packed, nvals: int(m.GetNvals()), args: m.GetArgs(), argsBlob: m.GetArgsBlob(), since: r.now}
+	in.ctor = &call{id: id, caller: s, in: in, job: s.job, deps: packed, nvals: int(m.GetNvals()), args: m.GetArgs(), argsBlob: m.GetArgsBlob(), since: r.now}
 	r.instances[id] = in
 	s.job.instances[in] = struct{}{}
 	if err := s.number(m.GetNumber(), target{in: in}); err != nil {
@@ -143,7 +143,7 @@ func (r *Router) placeInstances() {
 			continue
 		}
 		w := &worker{in: in, job: in.job, concurrency: max(1, int(in.options.GetConcurrency()))}
-		err := r.start(w, in.need, in.options, "instance "+in.id.String())
+		err := r.start(w, in.need, in.options, "instance "+in.id.String(), in.ctor.caller)
 		if err == nil {
 			in.worker = w
 			in.set(yr.StateCreating, "its worker is starting")

@@ -110,9 +110,11 @@ func (n *node) Start(s launch.Spec) {
 			return
 		}
 		n.router.WorkerStarted(s.Worker, 1, nil)
+		prefix := yr.NewPrefix()
 		w := &worker{peer: dial(n, wire.AppendHello(nil, 1, 1, &wirepb.Hello{
-			Role: uint32(yr.RoleWorker), Prefix: yr.NewPrefix().String(), WorkerId: s.Worker[:], Token: s.Token, Language: "test",
+			Role: uint32(yr.RoleWorker), Prefix: prefix.String(), WorkerId: s.Worker[:], Token: s.Token, Language: "test",
 		})), node: n, id: s.Worker, released: make(chan string, 16)}
+		w.prefix = prefix
 		n.mu.Lock()
 		n.workers[s.Worker] = w
 		n.mu.Unlock()

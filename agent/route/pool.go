@@ -232,7 +232,7 @@ func (r *Router) grow(p *pool) {
 			p.reason = fmt.Sprintf("all %d workers that max_task_instance_num allows are busy", cap)
 			return
 		}
-		if err := r.startPoolWorker(p); err != nil {
+		if err := r.startPoolWorker(p, p.queue.peek().caller); err != nil {
 			p.reason = err.Error()
 			return
 		}

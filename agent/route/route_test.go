@@ -19,6 +19,9 @@ func cores(n float64) yr.Resources {
 	return yr.Resources{yr.CPU: yr.Amount(n * 1000), yr.Memory: yr.Amount(8192)}
 }
 
+// whole asks for all of a one-core node.
+var whole = &wirepb.Options{Cpu: 1000, Memory: 4096}
+
 var half = &wirepb.Options{Cpu: 500, Memory: 500}
 
 func TestACallReturns(t *testing.T) {
@@ -107,6 +110,12 @@ func TestABlockedWorkerLendsItsCPUAndGivesTasksBack(t *testing.T) {
 	require.Equal(t, "g", d.result(d.call(f, "echo g")).text, "one core, and the function that has it waits")
 	n.release("done")
 	require.Equal(t, "done", d.result(blocked).text)
+}
+
+func TestRecursionDeeperThanTheNodeEnds(t *testing.T) {
+	d := newNode(t, cores(1)).driver(&wirepb.Hello{})
+	f := d.define(whole)
+	require.Equal(t, "bottom", d.result(d.call(f, "nest 12")).text, "two workers fill the memory; twelve wait for each other")
 }
 
 func TestTasksBehindASlowOneAreCalledBack(t *testing.T) {

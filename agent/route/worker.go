@@ -159,9 +159,9 @@ func (w *worker) started() (uint64, bool) {
 }
 
 // startPoolWorker starts a process for a pool if the node has room for it.
-func (r *Router) startPoolWorker(p *pool) error {
+func (r *Router) startPoolWorker(p *pool, caller *Session) error {
 	w := &worker{pool: p, job: p.job, concurrency: p.concurrency}
-	if err := r.start(w, p.need, p.options, "pool"); err != nil {
+	if err := r.start(w, p.need, p.options, "pool", caller); err != nil {
 		return err
 	}
 	p.starting++
@@ -170,14 +170,14 @@ func (r *Router) startPoolWorker(p *pool) error {
 }
 
 // start reserves what w needs and launches it. The error says what is short.
-func (r *Router) start(w *worker, need yr.Resources, o *wirepb.Options, note string) error {
+func (r *Router) start(w *worker, need yr.Resources, o *wirepb.Options, note string, caller *Session) error {
 	if r.closing {
 		return yr.E("start worker", yr.ScheduleCancelled, "the node is shutting down")
 	}
 	if len(r.workers) >= r.opt.MaxWorkers {
 		return yr.E("start worker", yr.ResourceNotEnough, "this node runs %d worker processes, the most it may", r.opt.MaxWorkers)
 	}
-	if err := r.reserve(w, need, o); err != nil {
+	if err := r.reserve(w, need, o, caller); err != nil {
 		return err
 	}
 	w.id, w.token = yr.NewID(), yr.NewID().String()+yr.NewID().String()
@@ -193,8 +193,9 @@ func (r *Router) start(w *worker, need yr.Resources, o *wirepb.Options, note str
 	return nil
 }
 
-// reserve takes resources, if need be from idle workers of other pools.
-func (r *Router) reserve(w *worker, need yr.Resources, o *wirepb.Options) error {
+// reserve takes resources for work that a session wants, if need be from idle
+// workers of other pools.
+func (r *Router) reserve(w *worker, need yr.Resources, o *wirepb.Options, caller *Session) error {
 	for {
 		wait, err := r.place(w, need, o)
 		if err != nil || !wait.short {
@@ -204,9 +205,44 @@ func (r *Router) reserve(w *worker, need yr.Resources, o *wirepb.Options) error 
 		coming := r.free.Clone()
 		coming.Add(r.leaving)
 		if _, enough := coming.Fits(need); enough || !r.endIdle(w.pool) {
+			if caller.waits() && r.stuck() && r.overcommit(w, need) {
+				return nil
+			}
 			return yr.E("schedule", yr.ResourceNotEnough, "%s", wait.reason)
 		}
 	}
+}
+
+// waits reports whether a session is a worker that waits inside a task.
+func (s *Session) waits() bool {
+	return s != nil && !s.closed && s.worker != nil && !s.worker.blockedAt.IsZero()
+}
+
+// stuck reports whether everything that runs on this node waits for something
+// else: nothing will be released until one more piece of work is done.
+func (r *Router) stuck() bool {
+	for _, w := range r.workers {
+		starting := w.session == nil
+		if starting || w.ending != "" || w.inflight.len() > 0 && w.blockedAt.IsZero() {
+			return false
+		}
+	}
+	return true
+}
+
+// overcommit takes resources that are not there for work that everything else
+// waits for: nested calls deeper than the node's memory would otherwise wait for
+// each other for ever. Cards and custom resources may be real, so they are never
+// taken twice.
+func (r *Router) overcommit(w *worker, need yr.Resources) bool {
+	for k, v := range need {
+		if k != yr.CPU && k != yr.Memory && r.free[k] < v {
+			return false
+		}
+	}
+	w.plan = scheduler.Plan{Node: r.opt.Node, Take: need}
+	r.node.Take(w.plan)
+	return true
 }
 
 // environment is what the worker finds in its environment.

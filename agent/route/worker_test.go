@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"yr/pkg/wire"
+	"yr/pkg/wire/wirepb"
 	"yr/pkg/yr"
 )
 
@@ -20,6 +21,7 @@ import (
 //	flaky        raises on the first attempt, returns "ok" later
 //	hold N       never answers until the test releases it (see node.release)
 //	block        says BLOCKED, then waits like hold
+//	nest N       calls nest N-1 and waits for it; nest 0 returns "bottom"
 type worker struct {
 	*peer
 	node     *node
@@ -72,6 +74,13 @@ func (w *worker) run() {
 			w.deaf = false
 		case wire.Recall:
 			w.yield(wire.YieldRecalled)
+		case wire.ResultT: // of its own nested call
+			_, values, _, err := wire.DecodeResult(body, nil)
+			if err != nil {
+				return
+			}
+			w.send(wire.AppendEmpty(nil, wire.Unblocked, 0))
+			w.finish(string(values[0].Data))
 		case wire.Shutdown:
 			w.node.exit(w, w.id, "exit code 0")
 			return
@@ -122,14 +131,29 @@ func (w *worker) work() {
 		case "hold":
 			return
 		case "block":
-			w.queue = w.queue[:1]
-			w.deaf = true
-			w.send(wire.AppendU64(nil, wire.Blocked, t.number, -1))
+			w.block(nil)
+			return
+		case "nest":
+			n, _ := strconv.Atoi(arg)
+			if n == 0 {
+				w.finish("bottom")
+				continue
+			}
+			w.seq++
+			b := wire.AppendMessage(nil, wire.Define, 0, &wirepb.Function{Number: 1, CodeId: []byte("code"), Name: "m.f", Options: whole})
+			w.block(wire.AppendCall(b, 0, &wire.Call{ID: w.prefix.ID(w.seq), Target: 1, Returns: 1, Args: []byte("nest " + strconv.Itoa(n-1))}))
 			return
 		default:
 			w.finish(arg)
 		}
 	}
+}
+
+// block says that the running task waits, after sending what it waits for.
+func (w *worker) block(frames []byte) {
+	w.queue = w.queue[:1]
+	w.deaf = true
+	w.send(wire.AppendU64(frames, wire.Blocked, w.started, -1))
 }
 
 // finish answers the running task.
