@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import json
-from typing import Any, Callable, Generator, Optional
+from collections.abc import Generator
+from typing import Any, Callable
 
 from yr._core.references import Local, dropped
 from yr._core.serialization import nested
@@ -82,7 +83,7 @@ class ObjectRef:
 
     # ---- the value
 
-    def get(self, timeout: Optional[float] = 300) -> Any:
+    def get(self, timeout: float | None = 300) -> Any:
         """Return the value, decoded as JSON if it is that: meant for results of function services."""
         value = _runtime().get([self], None if timeout in (None, -1) else timeout)[0]
         if isinstance(value, memoryview):
@@ -94,12 +95,13 @@ class ObjectRef:
                 pass
         return value
 
-    def wait(self, timeout: Optional[float] = None) -> None:
+    def wait(self, timeout: float | None = None) -> None:
         """Wait until the value, or an error, is there; raise ``YRTimeoutError`` if it is not in time."""
         if not _runtime().wait([self], 1, None if timeout in (None, -1) else timeout)[0]:
             from yr.exception import remote_error
 
-            raise remote_error(4005, f"object {self} is not ready after {timeout} s".encode(), False, "failed to wait object")
+            text = f"object {self} is not ready after {timeout} s"
+            raise remote_error(4005, text.encode(), False, "failed to wait object")
 
     def done(self) -> bool:
         """Say whether the value, or an error, is there."""

@@ -18,7 +18,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from typing import Any, Callable, Optional
+from typing import Any, Callable
 
 from .serialization import Serialized
 from .wire import Place
@@ -98,7 +98,20 @@ def pinned_view(mapping: Mapping, offset: int, length: int, release: Callable[[]
 class Slab:
     """A leased segment. ``Arena.lock`` protects its fields."""
 
-    __slots__ = ("bump", "epoch", "fd", "generation", "high", "idle_since", "live", "mapping", "own", "segment", "size", "view")  # fmt: skip
+    __slots__ = (
+        "bump",
+        "epoch",
+        "fd",
+        "generation",
+        "high",
+        "idle_since",
+        "live",
+        "mapping",
+        "own",
+        "segment",
+        "size",
+        "view",
+    )
 
     def __init__(self, segment: int, generation: int, size: int, fd: int, own: bool) -> None:
         self.segment = segment
@@ -142,7 +155,7 @@ class Arena:
         self._lease = lease
         self._give_back = give_back
         self.slabs: dict = {}  # (segment, generation) -> Slab
-        self._current: Optional[Slab] = None
+        self._current: Slab | None = None
         self._free: dict = {}  # size class -> [(slab, epoch, offset)]
         self._wish = SLAB_FIRST
         self._populate: deque = deque()  # (slab, start, end) whose pages are to be mapped
@@ -178,7 +191,7 @@ class Arena:
                     self._current = slab
                 return _bump(slab, space)
 
-    def _take(self, space: int) -> Optional[tuple]:
+    def _take(self, space: int) -> tuple | None:
         if space >= OWN_SLAB_FROM:
             fits = [s for s in self.slabs.values() if s.own and not s.live and space <= s.size <= 2 * space]
             if not fits:
@@ -259,7 +272,7 @@ class Arena:
         slab.mapping.populate(start, end - start)
         return True
 
-    def mapping_of(self, place: Place) -> Optional[Mapping]:
+    def mapping_of(self, place: Place) -> Mapping | None:
         """Return the mapping of an own slab."""
         slab = self.slabs.get((place.segment, place.generation))
         return slab.mapping if slab else None

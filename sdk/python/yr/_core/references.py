@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from typing import Any, Callable, Iterable, Optional
+from collections.abc import Iterable
+from typing import Any, Callable
 
 dropped: deque = deque()  # identifiers of references that died; process-wide, drained by the live session
 
@@ -33,7 +34,7 @@ class Local:
 
     __slots__ = ("error", "value")
 
-    def __init__(self, value: Any = None, error: Optional[BaseException] = None) -> None:
+    def __init__(self, value: Any = None, error: BaseException | None = None) -> None:
         self.value = value
         self.error = error
 

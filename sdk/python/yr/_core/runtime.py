@@ -13,14 +13,16 @@ import queue
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Callable, Iterator, NamedTuple, Optional
+from typing import Any, Callable, NamedTuple
 
 from yr.exception import remote_error
 from yr.object_ref import ObjectRef
 
 from . import control, references, serialization, shm, wire
 from .ids import Sequence, new_prefix
+from .inbox import Inbox
 from .instances import Instances
 from .references import FOREIGN, Callback, Local
 from .serialization import SCALARS, Serialized
@@ -52,9 +54,8 @@ class Runtime:
     def __init__(self, session: Session, role: int, sequence: Sequence) -> None:
         self.role = role
         self.job = self.node = self.node_ip = self.log_dir = ""
-        self.assignment: Optional[dict] = None
-        self.blocking: Optional[Callable[[], Any]] = None  # workers: a context around every wait
-        self.before_resume: Callable[[list], None] = lambda out: None  # workers: results to say again
+        self.assignment: dict | None = None
+        self.blocking: Callable[[], Any] | None = None  # workers: a context around every wait
         self.pid = os.getpid()
         self.session = session
         self._sequence = sequence
@@ -64,34 +65,18 @@ class Runtime:
         self._values = session.objects.values
         self._calls = session.calls
         self._send = session.send
+        self._defined: dict = {}  # (code id, options, initializer) -> (number, DEFINE frame)
         self._memory = shm.Memory(session)
         self._instances = Instances(session)
-        self._defined: dict = {}  # (code id, options, initializer) -> (number, DEFINE frame)
         self._code_refs: dict = {}  # code id -> ObjectRef of code that travels as an object
         self._define_lock = threading.Lock()
         self._numbers = Sequence(b"").next  # targets of this session
-        self._callbacks: Optional[queue.SimpleQueue] = None
+        self._callbacks: queue.SimpleQueue | None = None
         self._put_max = 0
         self._put_budget = 0
         self.result_max = INLINE_ARGS_MAX  # bytes of a result that travels inline
-        session.handlers.update(
-            {
-                wire.RESULT: self._on_result,
-                wire.OBJECT: self._on_object,
-                wire.REJECT: self._on_reject,
-                wire.PING: self._on_ping,
-                wire.CREDIT: self._on_credit,
-                wire.DONE: session.file_reply,
-                wire.FOUND: session.file_reply,
-                wire.LEASED: session.file_reply,
-                wire.INSTANCE: self._instances.on_event,
-                wire.FREED: self._memory.on_freed,
-                wire.RECLAIM: self._memory.on_reclaim,
-            }
-        )
         session.housekeeping = self._memory.housekeeping
-        session.on_lost = self._on_lost
-        session.on_resumed = self._say_again
+        self._inbox = Inbox(session, self._memory, self._instances, self._defined)
         session.resume_state = lambda: {"leases": self.leases()}
 
     # ---- life
@@ -109,7 +94,7 @@ class Runtime:
         recycle_ms: int = 2000,
         max_workers: int = -1,
         code_paths: Any = (),
-        env_vars: Optional[dict] = None,
+        env_vars: dict | None = None,
         command: str = "",
         worker_id: bytes = b"",
         progress_fd: int = -1,
@@ -176,6 +161,10 @@ class Runtime:
             self._callbacks.put(None)
         if _current is self:
             set_current(None)
+
+    def before_resume(self, say: Callable[[list], None]) -> None:
+        """Have ``say(frames)`` add what a resuming session must also say: a worker's last results."""
+        self._inbox.say_also = say
 
     @property
     def closed(self) -> bool:
@@ -260,7 +249,7 @@ class Runtime:
                 n = len(body)
                 size = 36 + 20 * len(deps) + len(method) + n + len(tail)
                 if size > wire.MAX_BODY or len(deps) > wire.MAX_DEPS:
-                    raise ValueError(f"a call with {len(deps)} references is too large; put some of them into an object first")
+                    raise ValueError(f"a call with {len(deps)} references is too large; put them into an object first")
                 head = _PACK_CALL(size, 16, flags, 0, 0, id, target, n, len(deps), nvals, len(method), returns, 0)
                 frame = b"".join((head, *deps, method, body, tail))
         self._calls[id] = frame
@@ -344,7 +333,7 @@ class Runtime:
         self._send(wire.put(id, place, contains))
         return ObjectRef(id)
 
-    def get(self, refs: list, timeout: Optional[float], allow_partial: bool = False) -> list:
+    def get(self, refs: list, timeout: float | None, allow_partial: bool = False) -> list:
         """Return the values of ``refs`` in order; raise the first failure, or ``YRTimeoutError``.
 
         With ``allow_partial`` slots that are not ready in time are ``None``, unless none is ready.
@@ -362,7 +351,7 @@ class Runtime:
         decode = serialization.decode
         return [decode(v) if type(v) is bytes else self._open(id, v) for id, v in zip(ids, raw)]
 
-    def wait(self, refs: list, num: int, timeout: Optional[float]) -> list:
+    def wait(self, refs: list, num: int, timeout: float | None) -> list:
         """Wait until ``num`` of ``refs`` are ready, or the time is over; say of each whether it is."""
         ids = [ref._id for ref in refs]
         ready = self._objects.is_ready
@@ -378,7 +367,7 @@ class Runtime:
             self.session.poll()
         return self._objects.is_ready(ref._id)
 
-    def _settle(self, ids: list, num: int, timeout: Optional[float]) -> None:
+    def _settle(self, ids: list, num: int, timeout: float | None) -> None:
         """Wait until ``num`` of ``ids`` are ready or the time is over."""
         self._ask_for(ids)
         values = self._values
@@ -488,7 +477,8 @@ class Runtime:
         with self._define_lock:
             if self._callbacks is None:
                 self._callbacks = queue.SimpleQueue()
-                threading.Thread(target=_run_callbacks, args=(self._callbacks,), name="yr-callbacks", daemon=True).start()
+                run = functools.partial(_run_callbacks, self._callbacks)
+                threading.Thread(target=run, name="yr-callbacks", daemon=True).start()
         self._callbacks.put(call)
 
     # ---- instances
@@ -537,11 +527,11 @@ class Runtime:
             raise remote_error(outcome.code, outcome.payload, outcome.serialized, "failed to create instance")
         if outcome is None:
             self._check_open("failed to create instance")
-            text = f"instance {instance_id} is not running after {timeout:g} s; `yr why {instance_id}` says what it waits for"
+            text = f"instance {instance_id} is not running after {timeout:g} s; see `yr why {instance_id}`"
             raise remote_error(4005, text.encode(), False, "failed to create instance")
         return outcome.decode()
 
-    def lookup(self, name: str, namespace: str) -> Optional[dict]:
+    def lookup(self, name: str, namespace: str) -> dict | None:
         """Find a named instance; ``None`` if there is none. Keys are the fields of ``Found``."""
         body = control.encode(control.LOOKUP, {"name": name, "namespace": namespace})
         found = control.decode(control.FOUND, self._ask(wire.LOOKUP, body, 30.0, "failed to get instance"))
@@ -600,82 +590,6 @@ class Runtime:
             return remote_error(9000, FINALIZED.encode(), False, prefix)
         return remote_error(3002, text.encode(), False, prefix)
 
-    # ---- frames from the agent (called by the thread that reads; must not block)
-
-    def _on_result(self, buf: bytes, pos: int, end: int, flags: int, corr: int) -> None:
-        id, results = wire.decode_result(buf, pos, end)
-        frame = self._calls.pop(id, None)
-        returns = frame[50] if frame is not None else len(results)
-        objects = self._objects
-        failure = next((v for v, _ in results if isinstance(v, Failure)), None)
-        if returns == 1 and results:
-            objects.set(id, results[0][0])
-            self._keep_contains(id, results[0][1])
-            return
-        seq = int(id[12:], 16)
-        for k in range(returns):
-            rid = b"%b%08x" % (id[:12], seq + k)
-            if failure is not None:
-                objects.set(rid, failure)
-            elif k < len(results):
-                objects.set(rid, results[k][0])
-                self._keep_contains(rid, results[k][1])
-
-    def _keep_contains(self, id: bytes, contains: list) -> None:
-        if contains and id in self._values:
-            self._objects.contains[id] = contains
-
-    def _on_object(self, buf: bytes, pos: int, end: int, flags: int, corr: int) -> None:
-        id, value, contains = wire.decode_object(buf, pos, end)
-        self._objects.set(id, value)
-        self._keep_contains(id, contains)
-
-    def _on_reject(self, buf: bytes, pos: int, end: int, flags: int, corr: int) -> None:
-        status = control.decode(control.STATUS, bytes(buf[pos:end]))
-        self.session.give_up(f"the yr daemon ended the session: {status['message']} (code {status['code']})")
-
-    def _on_ping(self, buf: bytes, pos: int, end: int, flags: int, corr: int) -> None:
-        self.session.out.append(wire.frame(wire.PONG, b"", corr))
-        self.session.arm()
-
-    def _on_credit(self, buf: bytes, pos: int, end: int, flags: int, corr: int) -> None:
-        (self.session.credit,) = wire.decode_fields(wire.U32, buf, pos, end)
-
-    def _on_lost(self, text: str) -> None:
-        """The session cannot be resumed: whatever is pending has failed."""
-        failure = Failure(3002, False, text.encode())
-        for id, value in list(self._values.items()):
-            if value is None and type(id) is bytes:
-                self._objects.set(id, failure)
-        self._calls.clear()
-
-    def _say_again(self) -> None:
-        """Resuming: queue everything that the agent may have forgotten. Nothing else is sent meanwhile."""
-        out = self.session.out
-        out.extend(frame for _, frame in self._defined.values())
-        self._instances.say_again(out)
-        mine = {id for id, frame in list(self._calls.items())}
-        retained, wanted = [], []
-        for id, value in list(self._values.items()):
-            if type(id) is not bytes or len(id) != wire.ID_LEN or isinstance(value, Local):
-                continue
-            if isinstance(value, (bytes, Place, Failure)):
-                out.append(wire.put(id, value, self._objects.contains.get(id, ()), announce=True))
-            elif value is FOREIGN:
-                retained.append(id)
-            elif id not in mine and id[:12] != self._prefix:
-                retained.append(id)
-                wanted.append(id)
-        if retained:
-            out.append(wire.ids_frame(wire.RETAIN, retained))
-        if wanted:
-            out.append(wire.ids_frame(wire.GET, wanted))
-        for frame in list(self._calls.values()):
-            out.append(frame[:5] + bytes([frame[5] | wire.FLAG_RESENT]) + frame[6:])
-        out.extend(list(self.session.requests.values()))
-        self.before_resume(out)
-        out.append(wire.frame(wire.ANNOUNCED))
-
 
 _PACK_CALL = wire.CALL_HEAD.pack
 _PACK_PUT = wire.PUT_HEAD.pack
@@ -716,10 +630,10 @@ def _getcwd() -> str:
 
 # ---- the runtime of this process
 
-_current: Optional[Runtime] = None
+_current: Runtime | None = None
 
 
-def current() -> Optional[Runtime]:
+def current() -> Runtime | None:
     """Return the runtime of this process, if ``yr.init`` was called."""
     return _current
 
@@ -727,11 +641,12 @@ def current() -> Optional[Runtime]:
 def require() -> Runtime:
     """Return the runtime of this process, or raise what to do."""
     if _current is None:
-        raise remote_error(4001, b"yr is not initialised in this process; call yr.init() first", False, "failed to use yr")
+        text = b"yr is not initialised in this process; call yr.init() first"
+        raise remote_error(4001, text, False, "failed to use yr")
     return _current
 
 
-def set_current(runtime: Optional[Runtime]) -> None:
+def set_current(runtime: Runtime | None) -> None:
     """Make ``runtime`` the one of this process."""
     global _current
     _current = runtime

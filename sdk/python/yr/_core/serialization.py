@@ -12,7 +12,7 @@ import copyreg
 import pickle
 import threading
 from struct import Struct
-from typing import Any, Callable, Optional, Union
+from typing import Any, Callable, ClassVar
 
 import cloudpickle
 
@@ -36,7 +36,7 @@ _pack_head = HEAD.pack
 class Nested(threading.local):
     """Where ``ObjectRef.__reduce__`` notes itself while one of our picklers runs in this thread."""
 
-    ids: Optional[list] = None
+    ids: list | None = None
 
 
 nested = Nested()
@@ -66,7 +66,7 @@ class Serialized:
 class _Pickler(cloudpickle.Pickler):
     """cloudpickle's, with a plain dict for a dispatch table: the C pickler reads that without Python calls."""
 
-    dispatch_table = dict(cloudpickle.Pickler.dispatch_table)
+    dispatch_table: ClassVar[dict] = dict(cloudpickle.Pickler.dispatch_table)
 
 
 _copyreg_size = len(copyreg.dispatch_table)
@@ -116,7 +116,7 @@ def _assemble(parts: list, buffers: list, contains: list) -> Serialized:
     return Serialized([(0, b"".join(entries)), *placed], pos, list(dict.fromkeys(contains)))
 
 
-def encode(obj: Any) -> Union[bytes, Serialized]:
+def encode(obj: Any) -> bytes | Serialized:
     """hot: serialise a value; small and simple ones come back as ``bytes`` at once."""
     if obj is None:
         return NONE
@@ -130,7 +130,7 @@ def encode(obj: Any) -> Union[bytes, Serialized]:
     return _assemble(*_pickle(obj))
 
 
-def _encode_raw(kind: int, obj: Any) -> Union[bytes, Serialized]:
+def _encode_raw(kind: int, obj: Any) -> bytes | Serialized:
     if kind == MEMORYVIEW:
         obj = obj.cast("B") if obj.c_contiguous and obj.nbytes else obj.tobytes()
     n = len(obj)
@@ -139,7 +139,7 @@ def _encode_raw(kind: int, obj: Any) -> Union[bytes, Serialized]:
     return Serialized([(0, _pack_head(kind, 0, n)), (ALIGN, obj)], ALIGN + n, [])
 
 
-def decode(buf: Union[bytes, memoryview]) -> Any:
+def decode(buf: bytes | memoryview) -> Any:
     """hot: the inverse of :func:`encode`. ``buf`` is what views of the value will keep alive."""
     if buf[:8] == PLAIN_PICKLE:
         return _loads(buf[HEAD_LEN:])
@@ -223,7 +223,7 @@ def name_blob(args: Serialized, id: bytes) -> Serialized:
     return _assemble(body, [*(part for _, part in rest), id], args.contains)
 
 
-def decode_args(buf: Union[bytes, memoryview], blob: bool, fill: Callable[[list], list]) -> tuple:
+def decode_args(buf: bytes | memoryview, blob: bool, fill: Callable[[list], list]) -> tuple:
     """Return ``(args, kwargs)``. ``fill(ids)`` gives the values of the value dependencies."""
     if len(buf) < HEAD_LEN:
         raise ValueError(f"arguments of {len(buf)} bytes have no header")
@@ -244,7 +244,7 @@ def decode_args(buf: Union[bytes, memoryview], blob: bool, fill: Callable[[list]
     return args, kwargs
 
 
-def blob_id(buf: Union[bytes, memoryview]) -> bytes:
+def blob_id(buf: bytes | memoryview) -> bytes:
     """Return the identifier of the object that holds these arguments."""
     if len(buf) < HEAD_LEN:
         raise ValueError(f"arguments of {len(buf)} bytes have no header")

@@ -19,7 +19,7 @@ import threading
 import time
 from collections import deque
 from struct import Struct
-from typing import Any, Callable, Optional
+from typing import Any, Callable
 
 from . import control, references, wire
 from .references import Objects, Waiter
@@ -109,16 +109,16 @@ class Session:
         self.housekeeping: Callable[[], bool] = lambda: False  # true: call again at once
         self.is_worker = False
         self.busy: Callable[[], Any] = lambda: None  # workers: what runs now; the same twice is slow
-        self.dead: Optional[str] = None  # why the session ended
+        self.dead: str | None = None  # why the session ended
         self.closed = False
         self._down = False  # broken, being resumed
-        self._sock: Optional[socket.socket] = None
+        self._sock: socket.socket | None = None
         self._role = threading.Lock()
         self._send_lock = threading.Lock()
         self._sleepers: dict = {}  # Waiter -> None; ordered, handed the role first come first served
         self._conditions: dict = {}  # sleeping Waiter -> what it waits for, looked at after each read
         self._rest = b""
-        self._big: Optional[bytearray] = None  # a frame larger than one read
+        self._big: bytearray | None = None  # a frame larger than one read
         self._big_have = 0
         self._reads = 0
         self._last_send = 0.0
@@ -127,7 +127,7 @@ class Session:
         self._corr_lock = threading.Lock()
         self._armed = False  # the background thread looks at out every millisecond
         self._parked = False
-        self._thread: Optional[threading.Thread] = None
+        self._thread: threading.Thread | None = None
         self._wake_r, self._wake_w = -1, -1
         self._callbacks = 0
         self._up = threading.Condition()
@@ -487,7 +487,7 @@ class Session:
         self.out.append(frame)
         return corr
 
-    def answer(self, corr: int, timeout: float) -> Optional[bytes]:
+    def answer(self, corr: int, timeout: float) -> bytes | None:
         """Wait for the reply to request ``corr``; ``None`` if it did not come in time."""
         self.flush()
         values = self.objects.values
@@ -578,7 +578,7 @@ class Session:
             time.sleep(delay)
             delay = min(2 * delay, 0.5)
         else:
-            return
+            return None
         with self._role, self._send_lock:
             old, self._sock = self._sock, sock
             old.close()
@@ -590,6 +590,7 @@ class Session:
             self._down = False
         self.flush()
         self._wake_all()
+        return None
 
     def resume_state(self) -> dict:
         """What a resuming HELLO says besides the first one; the runtime replaces this."""

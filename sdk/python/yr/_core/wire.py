@@ -7,8 +7,9 @@ calls the functions. A decoder never trusts a length: whatever does not fit rais
 
 from __future__ import annotations
 
-from struct import Struct, error as StructError
-from typing import NamedTuple, Optional, Union
+from struct import Struct
+from struct import error as StructError
+from typing import NamedTuple, Union
 
 MAGIC = 0x31575259  # "YRW1"
 VERSION_OLDEST = 1
@@ -20,6 +21,7 @@ MAX_METHOD = 1024
 MAX_RETURNS = 100
 MAX_CONTAINS = 65535
 ID_LEN = 20
+PREFIX_LEN = 12
 NO_YIELD = 0xFFFFFFFFFFFFFFFF  # BLOCKED(after) of a worker that cannot give tasks back
 
 HELLO, WELCOME, REJECT, GOODBYE, PING, PONG = 1, 2, 3, 4, 5, 6
@@ -71,6 +73,7 @@ RETURN_FIELDS = Struct("<II")
 HELLO_FIELDS = Struct("<IHH")
 
 HEADER_LEN = HEADER.size
+CALL_RETURNS = 16 + 34  # offset of the number of results in a CALL frame
 _TAIL_U64 = {TAG_DEADLINE}
 _TAIL_U32 = {TAG_ATTEMPT, TAG_PRIORITY}
 
@@ -238,7 +241,7 @@ def decode_value(buf: bytes, pos: int, end: int) -> tuple:
     pos += 8
     if kind == INLINE:
         stop = pos + n
-        value: Optional[Value] = bytes(buf[pos:stop])
+        value: Value | None = bytes(buf[pos:stop])
     elif kind == PLACE:
         stop = pos + 24
         if stop > end:
@@ -292,7 +295,7 @@ def decode_call(buf: bytes, pos: int, end: int) -> Call:
         raise FrameError("call is cut off")
     id, target, nargs, ndeps, nvals, nmethod, returns, _ = CALL_FIELDS.unpack_from(buf, pos)
     if nvals > ndeps or nmethod > MAX_METHOD or returns > MAX_RETURNS:
-        raise FrameError(f"call breaks a limit: {ndeps} dependencies, {nvals} by value, method of {nmethod} bytes, {returns} results")
+        raise FrameError(f"call breaks a limit: {ndeps=}, {nvals=}, {nmethod=}, {returns=}")
     deps, pos = _take_ids(buf, pos + CALL_FIELDS.size, end, ndeps)
     if nmethod + nargs > end - pos:
         raise FrameError("arguments do not fit into the call")
@@ -308,7 +311,7 @@ def decode_task(buf: bytes, pos: int, end: int) -> Task:
         raise FrameError("task is cut off")
     id, target, nargs, nvals, nmethod, returns = TASK_FIELDS.unpack_from(buf, pos)
     if nmethod > MAX_METHOD or returns > MAX_RETURNS:
-        raise FrameError(f"task breaks a limit: method of {nmethod} bytes, {returns} results")
+        raise FrameError(f"task breaks a limit: {nmethod=}, {returns=}")
     pos += TASK_FIELDS.size
     values = []
     for _ in range(nvals):

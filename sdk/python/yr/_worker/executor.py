@@ -11,8 +11,9 @@ import inspect
 import queue
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Iterator, Optional
+from typing import Any
 
 from yr._core import wire
 from yr._core.runtime import Runtime
@@ -31,7 +32,7 @@ class Serial:
         self._tasks = tasks
         self._page = page
         self._thread = threading.get_ident()
-        self._running: Optional[tuple] = None  # the task
+        self._running: tuple | None = None  # the task
         self._blocked_frame = b""
         self._session.busy = lambda: self._running
         runtime.blocking = self._blocked

@@ -12,7 +12,8 @@ import sys
 import time
 from typing import Any, NoReturn
 
-from yr._core import control, references, runtime as core, wire
+from yr._core import control, references, wire
+from yr._core import runtime as core
 from yr._core.instances import RUNNING
 from yr._core.runtime import Runtime
 
@@ -69,7 +70,7 @@ class Worker:
         self.session.handlers[wire.SHUTDOWN] = self._on_shutdown
         self.session.on_lost = self._on_lost
         self.session.resume_state = self._resume_state
-        self.runtime.before_resume = self._say_again
+        self.runtime.before_resume(self._say_again)
         self.session.start_background()
 
     def _executor(self, assignment: dict) -> Any:

@@ -9,7 +9,7 @@ import asyncio
 import sys
 import threading
 from collections import deque
-from typing import Any, Callable, Optional
+from typing import Any, Callable
 
 from yr._core import serialization, wire
 from yr._core.runtime import Runtime
@@ -58,7 +58,7 @@ class Tasks:
 
     def code(self, number: int) -> Callable[..., Any]:
         """hot: return the function or class with this number, loading it first if need be."""
-        found: Optional[Definition] = self._definitions.get(number)
+        found: Definition | None = self._definitions.get(number)
         if found is None:
             raise LoadError(f"function number {number} was never defined in this worker")
         return found.code or self._load(found)
@@ -151,13 +151,14 @@ class Tasks:
                 del args, kwargs
         except BaseException as e:
             self.raised(task, e)
-            return
+            return None
         if value is None and returns == 1:
             frame = _PACK_RESULT(32 + _NONE_LEN, 18, 0, 0, delivery, id, 1, 0, 0, 0, _NONE_LEN) + _NONE_TAIL
             self.out.append(frame)
             self._kept.append(frame)
         else:
             self.returned(task, value)
+        return None
 
     def _construct(self, task: tuple) -> None:
         cls = self.code(task[2])
