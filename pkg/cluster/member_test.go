@@ -61,7 +61,7 @@ func TestStateSurvivesARestart(t *testing.T) {
 
 func TestReadySoonAndSmall(t *testing.T) {
 	var logged bytes.Buffer
-	m := cluster.NewMember(cluster.MemberOptions{Dir: t.TempDir(), Log: zerolog.New(&logged)})
+	m := cluster.NewMember(cluster.MemberOptions{Dir: filepath.Join(t.TempDir(), "etcd"), Log: zerolog.New(&logged)})
 	began := time.Now()
 	require.NoError(t, m.Open(t.Context()))
 	ready := time.Since(began)
