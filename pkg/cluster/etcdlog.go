@@ -3,6 +3,7 @@ package cluster
 import (
 	"errors"
 	"runtime"
+	"sync/atomic"
 
 	"github.com/rs/zerolog"
 	"go.uber.org/zap"
@@ -22,7 +23,7 @@ var chatter = map[string]bool{
 // the process or panic, the member fails instead (see fatalHook).
 func (m *Member) logger() *zap.Logger {
 	hook := fatalHook{m}
-	return zap.New(zerologCore{log: m.options.Log}, zap.WithFatalHook(hook), zap.WithPanicHook(hook))
+	return zap.New(zerologCore{log: m.options.Log, closing: &m.closing}, zap.WithFatalHook(hook), zap.WithPanicHook(hook))
 }
 
 // fatalHook ends only the goroutine that hit the error. etcd answers a full disk
@@ -52,8 +53,9 @@ func (j joined) Unwrap() error { return j.cause }
 
 // zerologCore writes zap entries of warning and above to zerolog.
 type zerologCore struct {
-	log    zerolog.Logger
-	fields []zapcore.Field
+	log     zerolog.Logger
+	closing *atomic.Bool
+	fields  []zapcore.Field
 }
 
 // Enabled implements zapcore.Core.
@@ -67,7 +69,7 @@ func (c zerologCore) With(fields []zapcore.Field) zapcore.Core {
 
 // Check implements zapcore.Core.
 func (c zerologCore) Check(entry zapcore.Entry, checked *zapcore.CheckedEntry) *zapcore.CheckedEntry {
-	if !c.Enabled(entry.Level) || chatter[entry.Message] {
+	if !c.Enabled(entry.Level) || chatter[entry.Message] || c.closing.Load() {
 		return checked
 	}
 	return checked.AddCore(entry, c)

@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/rs/zerolog"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -76,6 +77,7 @@ type Member struct {
 	failure  error              // why; written before failed is closed
 	life     context.Context    // ends when etcd gives up; requests live in it
 	end      context.CancelFunc // ends life
+	closing  atomic.Bool        // what etcd complains about from now on is that it was closed
 }
 
 var shrinkWAL = sync.OnceFunc(func() { wal.SegmentSizeBytes = walSegmentBytes })
@@ -235,6 +237,7 @@ func (m *Member) Close(ctx context.Context) error {
 	if m.etcd == nil {
 		return nil
 	}
+	m.closing.Store(true)
 	closed := make(chan struct{})
 	go func() {
 		defer close(closed)
