@@ -17,7 +17,7 @@ if ! "$venv/bin/python" -c 'import ray, numpy' 2>/dev/null; then
 fi
 
 export PYTHONPATH=$root/sdk/python
-export YR_BENCH_BINARY=${YR_BENCH_BINARY:-$root/build/yr}
+export YR_BINARY=${YR_BINARY:-$root/build/yr}
 
 # Both sides run on the interpreter, and with the numpy, of that environment.
 exec "$venv/bin/python" "$root/bench/peers/compare.py" --peer-python "$venv/bin/python" "$@"

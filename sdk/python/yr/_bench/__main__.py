@@ -69,7 +69,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--json", metavar="FILE", help="also write the figures there as JSON; - for standard output alone")
     parser.add_argument("--quick", action="store_true", help="a tenth of the work and 3 rounds: a look, not a measurement")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each workload (default 5)")
-    parser.add_argument("--yr", metavar="PATH", help="the binary (default: $YR_BENCH_BINARY, then yr on PATH)")
+    parser.add_argument("--yr", metavar="PATH", help="the binary (default: $YR_BINARY, then yr on PATH)")
     parser.add_argument("--answers", type=int, metavar="FD", help="take turns with a peer: read requests, answer on FD")
     arguments = parser.parse_args()
     unknown = sorted(set(arguments.names) - set(names))

@@ -1,9 +1,10 @@
 """Code that the workloads run inside workers. Nothing here may do work of its own: what is measured is the way there."""
 from __future__ import annotations
 
-from typing import Any, List, Type
+from typing import TYPE_CHECKING, Any, List, Type
 
-from .target import Target
+if TYPE_CHECKING:
+    from .target import Target
 
 
 def small() -> bytes:

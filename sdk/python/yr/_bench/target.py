@@ -68,7 +68,7 @@ class YrTarget:
     name = "yr"
 
     def __init__(self, binary: Optional[str] = None) -> None:
-        self._binary = binary or os.environ.get("YR_BENCH_BINARY") or shutil.which("yr")
+        self._binary = binary or os.environ.get("YR_BINARY") or shutil.which("yr")
         self._prefix = ""
         self._running = False
 
@@ -116,7 +116,7 @@ class YrTarget:
     @staticmethod
     def method(handle: Any, name: str) -> Callable[..., Any]:
         """See ``Target.method``."""
-        return lambda: getattr(handle, name).invoke()
+        return lambda *arguments: getattr(handle, name).invoke(*arguments)
 
     @staticmethod
     def put(value: Any) -> Any:
@@ -164,7 +164,7 @@ class YrTarget:
 
     def _command(self, *arguments: str) -> None:
         if not self._binary:
-            raise FileNotFoundError("yr is not on PATH: build it, or set YR_BENCH_BINARY to it")
+            raise FileNotFoundError("yr is not on PATH: build it, or set YR_BINARY to it")
         done = subprocess.run([self._binary, *arguments, "--log-dir-prefix", self._prefix], capture_output=True, text=True,
                               stdin=subprocess.DEVNULL, timeout=60, env=self._environment())
         if done.returncode:

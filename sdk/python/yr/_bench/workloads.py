@@ -155,7 +155,8 @@ def get_small(target: Target, size: Size) -> Iterator[Round]:
 
 def put_large(target: Target, size: Size) -> Iterator[Round]:
     """Puts of 100 MB into pages that nobody has used (everything put before is kept), and into pages used before."""
-    value, copy, kept = bytes(LARGE), floors.Copy(LARGE), []  # type: Any, Any, List[Any]
+    copy, kept = floors.Copy(LARGE), []  # type: floors.Copy, List[Any]
+    value = bytes(copy.source)
     while True:
         floor = LARGE / 1e9 / statistics.median(copy.seconds() for _ in range(3))
         began = time.perf_counter()
