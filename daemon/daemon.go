@@ -221,7 +221,6 @@ func (d *Daemon) listen() (l listeners, err error) {
 		return l, err
 	}
 	l.sessions = sessions.(*net.UnixListener)
-	d.closers = append(d.closers, closer{"sessions", func(context.Context) error { return l.sessions.Close() }})
 	if l.api, err = d.listenUnix("api", p.Dir.APISocket()); err != nil {
 		return l, err
 	}

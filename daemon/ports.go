@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -37,9 +38,9 @@ func (d *Daemon) listenTCP(p port) (net.Listener, error) {
 			return nil, yr.Wrap("listen", yr.ParamInvalid, err)
 		}
 	}
+	d.closeLater(p.name, ln)
 	address, ok := ln.Addr().(*net.TCPAddr)
 	if !ok {
-		_ = ln.Close()
 		return nil, fmt.Errorf("listener %s is not TCP but %v", p.name, ln.Addr())
 	}
 	p.want.Number = address.Port
@@ -60,12 +61,29 @@ func portInUse(p port, host string) error {
 // listenUnix opens a Unix socket. A stale file, left by a daemon that had no
 // time to remove it, is replaced: the session directory is ours alone.
 func (d *Daemon) listenUnix(name, path string) (net.Listener, error) {
-	ln, ok, err := d.child.Listener(name)
-	if ok || err != nil {
-		return ln, err
+	ln, inherited, err := d.child.Listener(name)
+	if err != nil {
+		return nil, err
 	}
-	if err := unix.Unlink(path); err != nil && err != unix.ENOENT {
-		return nil, fmt.Errorf("remove stale socket %s: %w", path, err)
+	if !inherited {
+		if err := unix.Unlink(path); err != nil && err != unix.ENOENT {
+			return nil, fmt.Errorf("remove stale socket %s: %w", path, err)
+		}
+		if ln, err = d.child.Listen(name, "unix", path); err != nil {
+			return nil, err
+		}
 	}
-	return d.child.Listen(name, "unix", path)
+	d.closeLater(name, ln)
+	return ln, nil
+}
+
+// closeLater closes a listener after everything that uses it. Most have been
+// closed by their users then.
+func (d *Daemon) closeLater(name string, ln net.Listener) {
+	d.closers = append(d.closers, closer{name, func(context.Context) error {
+		if err := ln.Close(); !errors.Is(err, net.ErrClosed) {
+			return err
+		}
+		return nil
+	}})
 }
