@@ -137,6 +137,7 @@ func (r *Router) jobMayEnd(j *job) {
 		}
 	}
 	j.codes = make(map[string]*code)
+	r.names.Collect() // rings of values that only kept each other alive
 	if r.jobs[j.id] == j {
 		delete(r.jobs, j.id)
 	}

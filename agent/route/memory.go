@@ -19,7 +19,7 @@ func (s *Session) lease(corr uint64, body []byte) error {
 	if err := wire.DecodeMessage(wire.Lease, body, m); err != nil {
 		return err
 	}
-	l, err := s.r.opt.Store.Lease(s.id, m.GetSize(), max(m.GetSize(), m.GetWish()))
+	l, err := s.r.opt.Store.Lease(s.id, m.GetSize(), m.GetWish())
 	if err != nil {
 		s.r.reclaim()
 	}
