@@ -43,6 +43,9 @@ func (n *node) Counters() map[string]uint64 {
 	return map[string]uint64{"calls_total": 3, "sessions": 1}
 }
 func (n *node) Why(id string) (yr.Explanation, bool) {
+	if id == "00000000000100000009" {
+		return yr.Explanation{ID: id, Kind: "instance", State: "fatal", Worker: "w0"}, true
+	}
 	if id != "00000000000100000001" {
 		return yr.Explanation{}, false
 	}
@@ -426,7 +429,7 @@ func TestLogs(t *testing.T) {
 	require.NoError(t, os.WriteFile(filepath.Join(f.logs, "runtime-w1.out"), []byte("one\ntwo\n"), 0o600))
 	require.NoError(t, os.WriteFile(filepath.Join(f.logs, "runtime-w0.err"), []byte("ended\n"), 0o600))
 
-	for what, want := range map[string]string{id(1).String(): "two\n", "counter": "two\n", "w1": "two\n", id(3).String(): "two\n", "w0": "ended\n"} {
+	for what, want := range map[string]string{id(1).String(): "two\n", "counter": "two\n", "w1": "two\n", id(3).String(): "two\n", "w0": "ended\n", id(9).String(): "ended\n"} {
 		var out bytes.Buffer
 		require.NoError(t, f.unix.Logs(ctx, what, client.LogOptions{Tail: 1}, &out), what)
 		require.Equal(t, want, out.String(), what)

@@ -81,5 +81,6 @@ type Explanation struct {
 	Kind   string   `json:"kind"` // "call", "instance", "object", "node"
 	State  string   `json:"state"`
 	Reason string   `json:"reason"`
-	Trail  []string `json:"trail,omitempty"` // what it waits for, and what that waits for
+	Trail  []string `json:"trail,omitempty"`  // what it waits for, and what that waits for
+	Worker string   `json:"worker,omitempty"` // where it runs or ran; names the log files, also after its end
 }

@@ -9,8 +9,8 @@ import (
 	"yr/pkg/yr"
 )
 
-// log streams what a worker printed, as text. The id is that of a worker, of an
-// instance (or its name), or of a call that has not ended.
+// log streams what a worker printed, as text. The id is that of a worker, an
+// instance (or its name) or a call; ended ones too, while `yr why` knows them.
 // ?stream=out|err, ?tail=N lines, ?follow=1 until the worker has ended.
 func (a *API) log(w http.ResponseWriter, r *http.Request) {
 	request, err := a.logRequest(r)
@@ -67,6 +67,9 @@ func (a *API) worker(id string) (string, error) {
 	}
 	if a.logs.Exists(id) {
 		return id, nil // of a worker that has ended
+	}
+	if e, ok := a.options.Source.Why(id); ok && e.Worker != "" {
+		return e.Worker, nil // of an instance or a call that has ended
 	}
 	return "", unknown("logs", id)
 }
