@@ -26,6 +26,8 @@ const (
 	startTimeout = 30 * time.Second
 	forkTimeout  = 10 * time.Second
 
+	startTries   = 3                      // of an interpreter that a signal kills while it starts
+	preloadTime  = 5 * time.Second        // an interpreter that dies sooner may have died of what it preloaded
 	firstBackoff = 100 * time.Millisecond // between two tries to start a template
 	lastBackoff  = 10 * time.Second
 

@@ -467,7 +467,6 @@ func TestInterpretersThatCannotRunWorkers(t *testing.T) {
 		"not executable":  {dir, []string{dir, "permission denied"}},
 		"no cloudpickle":  {script("bare", `echo "ModuleNotFoundError: No module named 'cloudpickle'" >&2; exit 1`), []string{"bare -m pip install cloudpickle"}},
 		"too old":         {script("old", `echo "Python 3.6 is too old, workers need 3.9 or newer" >&2; exit 1`), []string{"exit code 1", "Python 3.6 is too old"}},
-		"dies":            {script("dies", `kill -9 $$`), []string{"killed by SIGKILL"}},
 		"speaks nonsense": {script("nonsense", `echo "0123456789" >&3; sleep 600`), []string{"nonsense"}},
 		"hangs":           {script("hangs", `echo waiting for the moon >&2; sleep 600`), []string{"did not come up within", "waiting for the moon"}},
 	}
@@ -481,6 +480,21 @@ func TestInterpretersThatCannotRunWorkers(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestInterpreterKilledWhileItStartsIsTriedAgain(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "python")
+	body := fmt.Sprintf("#!/bin/sh\n[ -e %[1]s/once ] || { touch %[1]s/once; kill -9 $$; }\nexec %[2]s \"$@\"\n", dir, python3(t))
+	require.NoError(t, os.WriteFile(path, []byte(body), 0o700)) //nolint:gosec // it must be executable
+	f := newFixture(t)
+	require.Equal(t, "exit code 0", f.exit(f.start("pass", func(s *Spec) { s.Interpreter = path })).Text)
+
+	always := filepath.Join(dir, "always")
+	require.NoError(t, os.WriteFile(always, []byte("#!/bin/sh\nkill -9 $$\n"), 0o700)) //nolint:gosec // it must be executable
+	err := f.refusal(f.start("pass", func(s *Spec) { s.Interpreter = always }))
+	require.Equal(t, yr.WorkerLost, yr.CodeOf(err), "callers may try again")
+	require.ErrorContains(t, err, "killed by SIGKILL")
 }
 
 func TestFailedStartStandsForItsBackoff(t *testing.T) {

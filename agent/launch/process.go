@@ -25,7 +25,8 @@ type process struct {
 	control *os.File
 	words   *tail
 	died    chan struct{}
-	how     string // it ended; readable once died is closed
+	how     string // it ended; how and killed are readable once died is closed
+	killed  bool   // by a signal
 	about   struct {
 		Version    string `json:"version"`
 		Executable string `json:"executable"`
@@ -64,7 +65,7 @@ func (l *Launcher) spawn(ctx context.Context, o origin, program string, preload 
 	}
 	p.pid = cmd.Process.Pid
 	l.running.Go(func() {
-		p.how = howEnded(cmd)
+		p.how, p.killed = howEnded(cmd)
 		l.mu.Lock()
 		delete(l.pids, p.pid)
 		l.mu.Unlock()
@@ -76,28 +77,29 @@ func (l *Launcher) spawn(ctx context.Context, o origin, program string, preload 
 	if err == nil {
 		return p, nil
 	}
-	why := fmt.Sprintf("it did not come up within %v", l.opt.StartTimeout)
+	f := &failure{program: program, why: fmt.Sprintf("it did not come up within %v", l.opt.StartTimeout)}
 	if !errors.Is(err, os.ErrDeadlineExceeded) {
 		select { // it is ending by itself: let it say why
 		case <-p.died:
-			why = p.how
+			f.why, f.killed = p.how, p.killed
 		case <-ctx.Done():
-			why = errClosed.Error()
+			f.why = errClosed.Error()
 		case <-time.After(time.Second):
-			why = err.Error()
+			f.why = err.Error()
 		}
 	}
 	p.end()
-	return nil, &failure{program: program, why: why, words: p.words.String()}
+	f.words = p.words.String()
+	return nil, f
 }
 
-func howEnded(cmd *exec.Cmd) string {
+func howEnded(cmd *exec.Cmd) (how string, killed bool) {
 	err := cmd.Wait()
 	if cmd.ProcessState == nil {
-		return err.Error()
+		return err.Error(), false
 	}
 	status, _ := cmd.ProcessState.Sys().(syscall.WaitStatus)
-	return exitText(status)
+	return exitText(status), status.Signaled()
 }
 
 // begin starts cmd so that the sweep cannot take its pid for an orphan's.

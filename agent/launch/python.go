@@ -143,6 +143,9 @@ func (p *python) explain(f failure) error {
 	case f.program == "":
 		return yr.E(op, yr.ParamInvalid,
 			"there is no python3 on PATH; install Python 3.9 or newer, or set YR_PYTHON to the path of an interpreter")
+	case f.killed:
+		return yr.E(op, yr.WorkerLost, "interpreter %s was %s while it started, %d times in a row; try again, with more memory "+
+			"if there is little. %s", f.program, f.why, startTries, f.words)
 	case f.words == "":
 		return yr.E(op, yr.UserCodeLoad, "interpreter %s: %s; "+
 			"name a Python 3.9 or newer that has cloudpickle installed, or set YR_PYTHON before yr start", f.program, f.why)

@@ -41,4 +41,5 @@ type failure struct {
 	program string
 	why     string // "exit code 1", "no such file"
 	words   string // the end of what it wrote to standard error
+	killed  bool   // a signal ended it: another try may go well
 }

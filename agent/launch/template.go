@@ -21,7 +21,7 @@ type template struct {
 
 	// Owned by run.
 	process  *process // nil when there is none
-	preload  bool     // false once an interpreter died: perhaps a library that it preloaded is why
+	preload  bool     // false after an interpreter that did not live long
 	backoff  time.Duration
 	failed   error     // of the last start; it stands until retryAt
 	retryAt  time.Time // no sooner is a failed start tried again
@@ -102,7 +102,7 @@ func (t *template) up() error {
 	}
 	var err error = t.runtime.explain(failure{})
 	for _, program := range t.origin.programs {
-		p, f := t.l.spawn(t.l.ctx, t.origin, program, t.preload)
+		p, f := t.start(program)
 		if f == nil {
 			t.process, t.upSince, t.failed = p, time.Now(), nil
 			t.report()
@@ -117,6 +117,16 @@ func (t *template) up() error {
 	t.failed, t.retryAt = err, time.Now().Add(t.backoff)
 	t.backoff = min(2*t.backoff, lastBackoff)
 	return err
+}
+
+// start starts program, again if somebody kills it.
+func (t *template) start(program string) (p *process, f *failure) {
+	for range startTries {
+		if p, f = t.l.spawn(t.l.ctx, t.origin, program, t.preload); f == nil || !f.killed {
+			break
+		}
+	}
+	return p, f
 }
 
 func (t *template) report() {
@@ -176,13 +186,16 @@ func (t *template) lost(err error) error {
 		p.program, p.pid, p.how, p.words)
 }
 
-// drop ends the interpreter; the next one preloads nothing, lest it end the same way.
+// drop ends the interpreter. If it did not live long the next one preloads
+// nothing, lest it end the same way.
 func (t *template) drop() {
 	t.process.end()
-	if t.process = nil; time.Since(t.upSince) > lastBackoff {
+	t.process = nil
+	lived := time.Since(t.upSince)
+	if lived > lastBackoff {
 		t.backoff = firstBackoff
 	}
-	t.preload = false
+	t.preload = lived > preloadTime
 }
 
 // replace starts an interpreter for one that died while nothing was asked of it,
