@@ -12,8 +12,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from fake_agent import FakeAgent  # noqa: E402
-from yr._core import references, runtime as core  # noqa: E402
+from fake_agent import FakeAgent
+from yr._core import references
+from yr._core import runtime as core
 
 
 def _descriptors() -> int:

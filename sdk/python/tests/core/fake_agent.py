@@ -173,9 +173,7 @@ class FakeAgent:
             reply = self.on_call(peer, wire.decode_call(body, 0, len(body)))
             if reply:
                 peer.send(reply)
-        elif kind == wire.GOODBYE:
-            peer.send(wire.frame(wire.DONE, b"", corr))
-        elif kind == wire.KILL:
+        elif kind == wire.GOODBYE or kind == wire.KILL:
             peer.send(wire.frame(wire.DONE, b"", corr))
         elif kind == wire.LEASE:
             peer.send(wire.frame(wire.LEASED, self._lease(control.decode(control.LEASE_REQUEST, body)), corr))
