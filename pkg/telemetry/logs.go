@@ -92,7 +92,14 @@ func (l *Logs) For(component string) zerolog.Logger {
 	if l.options.Stderr {
 		out = zerolog.MultiLevelWriter(out, zerolog.ConsoleWriter{Out: os.Stderr, TimeFormat: time.TimeOnly, NoColor: true})
 	}
-	return zerolog.New(out).Hook(NewThin(time.Now)).With().Timestamp().Logger()
+	return zerolog.New(out).Hook(NewThin(time.Now), zerolog.HookFunc(stamp))
+}
+
+// timeLayout has milliseconds: a node starts in fewer than two hundred of them.
+const timeLayout = "2006-01-02T15:04:05.000Z"
+
+func stamp(event *zerolog.Event, _ zerolog.Level, _ string) {
+	event.Str(zerolog.TimestampFieldName, time.Now().UTC().Format(timeLayout))
 }
 
 func (l *Logs) file(component string) *lumberjack.Logger {

@@ -46,7 +46,7 @@ func TestLogFilesAreNamedAsUsersGrepThem(t *testing.T) {
 	require.NoError(t, json.Unmarshal(text, &line), "a line is one JSON object")
 	require.Equal(t, "leads", line["message"])
 	require.Equal(t, "info", line["level"])
-	require.NotEmpty(t, line["time"])
+	require.Regexp(t, `^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$`, line["time"])
 	text, err = os.ReadFile(filepath.Join(dir, "host-7-function_proxy.log"))
 	require.NoError(t, err)
 	require.Equal(t, 2, strings.Count(string(text), "\n"))
