@@ -54,7 +54,6 @@ func TestDetectedValuesAreTheDefaults(t *testing.T) {
 	require.Zero(t, s.StoreCapacity, "the store looks how much there is")
 	require.Equal(t, Port{Number: 22770}, s.Ports.Master)
 	require.Equal(t, Port{Number: 22773}, s.Ports.Bus)
-	require.Equal(t, 30*time.Second, s.ScheduleTimeout)
 	require.Equal(t, 30*time.Second, s.Grace)
 	require.Equal(t, map[string][]string{"NODE_ID": {"box-7"}, "HOST_IP": {"10.0.0.9"}}, s.Labels)
 }
@@ -141,8 +140,8 @@ func TestSetAccepts(t *testing.T) {
 		{"booleans as text", []string{`function_agent.args.gpu_collection_enable="True"`}, func(t *testing.T, s Settings) {
 			require.True(t, s.GPUs)
 		}},
-		{"no time limit", []string{`function_proxy.args.schedule_timeout_ms=-1`}, func(t *testing.T, s Settings) {
-			require.Negative(t, s.ScheduleTimeout)
+		{"time for shutdown hooks", []string{`function_agent.args.kill_process_timeout_seconds="5"`}, func(t *testing.T, s Settings) {
+			require.Equal(t, 5*time.Second, s.Grace)
 		}},
 	} {
 		t.Run(row.name, func(t *testing.T) { row.want(t, settings(t, Sources{Set: row.set})) })

@@ -29,10 +29,7 @@ type Settings struct {
 	Fsync         bool   // etcd waits for the disk
 	TablePrefix   string // before every key in etcd
 
-	ScheduleTimeout time.Duration // negative: none
-	InitTimeout     time.Duration // a constructor's
-	Grace           time.Duration // for shutdown hooks
-	MaxPriority     int
+	Grace time.Duration // for shutdown hooks
 
 	Missing []string // components that are switched on and that this version does not have
 
@@ -75,22 +72,19 @@ const DefaultGrace = 30 * time.Second
 func (c *Config) Settings() (Settings, error) {
 	r := reader{c: c}
 	s := Settings{
-		NodeID:          yr.Node(r.text("values", "node_id")),
-		NodeIDChosen:    c.SetByUser("values", "node_id"),
-		HostIP:          r.text("values", "host_ip"),
-		LocalIP:         r.text("values", "local_ip"),
-		DataDir:         r.text("values", "data_dir"),
-		Token:           r.text("values", "token"),
-		Insecure:        r.truth("values", "insecure"),
-		LogLevel:        r.level("values", "log_level"),
-		TablePrefix:     r.text("values", "etcd", "table_prefix"),
-		Fsync:           !r.truth("etcd", "args", "unsafe-no-fsync"),
-		ScheduleTimeout: r.duration(time.Millisecond, "function_proxy", "args", "schedule_timeout_ms"),
-		InitTimeout:     r.duration(time.Second, "function_proxy", "args", "runtime_init_call_timeout_seconds"),
-		Grace:           r.duration(time.Second, "function_agent", "args", "kill_process_timeout_seconds"),
-		MaxPriority:     int(r.number("function_master", "args", "max_priority")),
-		GPUs:            r.truth("function_agent", "args", "gpu_collection_enable"),
-		NPUs:            strings.ToLower(r.text("function_agent", "args", "npu_collection_mode")),
+		NodeID:       yr.Node(r.text("values", "node_id")),
+		NodeIDChosen: c.SetByUser("values", "node_id"),
+		HostIP:       r.text("values", "host_ip"),
+		LocalIP:      r.text("values", "local_ip"),
+		DataDir:      r.text("values", "data_dir"),
+		Token:        r.text("values", "token"),
+		Insecure:     r.truth("values", "insecure"),
+		LogLevel:     r.level("values", "log_level"),
+		TablePrefix:  r.text("values", "etcd", "table_prefix"),
+		Fsync:        !r.truth("etcd", "args", "unsafe-no-fsync"),
+		Grace:        r.duration(time.Second, "function_agent", "args", "kill_process_timeout_seconds"),
+		GPUs:         r.truth("function_agent", "args", "gpu_collection_enable"),
+		NPUs:         strings.ToLower(r.text("function_agent", "args", "npu_collection_mode")),
 		Log: Log{
 			MaxSizeMB: int(r.number("values", "fs", "log", "rolling_max_size")),
 			MaxFiles:  int(r.number("values", "fs", "log", "rolling_max_files")),
