@@ -43,9 +43,9 @@ class Sample:
 
 def sample(pid: int) -> Sample:
     """Reads private memory, which excludes the shared segments, and the number of descriptors."""
-    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    private = sum(int(kib) for kib in re.findall(r"^Private_\w+:\s+(\d+) kB", rollup, re.MULTILINE))
-    return Sample(private / 1024, len(os.listdir(f"/proc/{pid}/fd")))
+    status = Path(f"/proc/{pid}/status").read_text()
+    anonymous = int(re.search(r"^RssAnon:\s+(\d+) kB", status, re.MULTILINE)[1])
+    return Sample(anonymous / 1024, len(os.listdir(f"/proc/{pid}/fd")))
 
 
 def children_of(pid: int) -> list[int]:
@@ -81,7 +81,7 @@ class Soak:
         import yr
 
         self.yr = yr
-        yr.init()
+        yr.init(yr.Config(recycle_time=300))  # an idle worker would end, and another be measured
 
         @yr.invoke
         def double(number):

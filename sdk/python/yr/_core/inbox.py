@@ -33,6 +33,7 @@ class Inbox:
                 wire.OBJECT: self._on_object,
                 wire.REJECT: self._on_reject,
                 wire.PING: self._on_ping,
+                wire.PONG: session.file_reply,
                 wire.CREDIT: self._on_credit,
                 wire.DONE: session.file_reply,
                 wire.FOUND: session.file_reply,

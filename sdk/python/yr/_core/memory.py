@@ -146,14 +146,21 @@ class Arena:
     """The slabs of one session and what is free in them.
 
     ``lease(size, wish)`` returns ``(segment, generation, size, fd)`` or raises; ``give_back(segment,
-    generation)`` returns a slab to the node.
+    generation)`` returns a slab to the node; ``settle()`` returns when the agent has said what became
+    free by the references that were dropped until now.
     """
 
-    def __init__(self, lease: Callable[[int, int], tuple], give_back: Callable[[int, int], None]) -> None:
+    def __init__(
+        self,
+        lease: Callable[[int, int], tuple],
+        give_back: Callable[[int, int], None],
+        settle: Callable[[], None] = lambda: None,
+    ) -> None:
         self.lock = threading.Lock()
         self._leasing = threading.Lock()
         self._lease = lease
         self._give_back = give_back
+        self._settle = settle
         self.slabs: dict = {}  # (segment, generation) -> Slab
         self._current: Slab | None = None
         self._free: dict = {}  # size class -> [(slab, epoch, offset)]
@@ -180,6 +187,8 @@ class Arena:
         if found:
             return found
         with self._leasing:
+            if self.slabs:  # a round trip costs less than pages that were never touched
+                self._settle()
             with self.lock:  # another thread may have leased meanwhile
                 found = self._take(space)
             if found:
@@ -249,7 +258,8 @@ class Arena:
             spare = 0
             for slab in empty:
                 spare += slab.size
-                keep = slab.size <= SLAB_FIRST or (now - slab.idle_since < SPARE_SECONDS and spare <= SPARE_BYTES)
+                recent = now - slab.idle_since < SPARE_SECONDS
+                keep = spare <= SLAB_FIRST or (recent and spare <= SPARE_BYTES)
                 if keep and not everything:
                     continue
                 del self.slabs[slab.segment, slab.generation]

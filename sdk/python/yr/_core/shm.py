@@ -36,7 +36,7 @@ class Memory:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._arena = Arena(self._lease, self._give_back)
+        self._arena = Arena(self._lease, self._give_back, self._settle)
         self._readers = Readers(lambda segment, generation: self._map(segment, generation, False))
         self._trimmed = 0.0
 
@@ -118,6 +118,11 @@ class Memory:
             self._give_back(segment, generation)
             raise
         return segment, generation, lease["size"], fd
+
+    def _settle(self) -> None:
+        session = self._session
+        session.flush()  # releases go out before the question
+        session.answer(session.request(wire.PING), LEASE_TIMEOUT)
 
     def _give_back(self, segment: int, generation: int) -> None:
         self._session.out.append(wire.return_frame(segment, generation))
