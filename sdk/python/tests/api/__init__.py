@@ -1,0 +1,1 @@
+"""The public interface up to the runtime, which is recorded."""
