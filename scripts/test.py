@@ -96,8 +96,7 @@ def pytest(name: str, *paths: str, seconds: int) -> Step:
 STEPS = [
     Step("vet", ["go", "vet", "./..."], 300),
     go_test("go", *UNIT, seconds=600),
-    # It measures memory, and the race detector multiplies memory.
-    go_test("race", "-race", "-short", "-skip=TestTheParentIsSmall", *RACE, seconds=600),
+    go_test("race", "-race", "-short", *RACE, seconds=600),
     pytest("python", "sdk/python/tests", seconds=300),
     go_test("system", "-count=1", "./test/...", seconds=600),
     pytest("examples", "examples/python", seconds=300),
