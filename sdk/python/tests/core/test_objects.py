@@ -107,15 +107,12 @@ def test_a_full_store_is_an_error_of_the_caller(runtime, agent, monkeypatch):
 
 
 def test_memory_that_is_freed_is_used_again(runtime, peer, agent):
+    arena = runtime._memory._arena
     for _ in range(20):
-        ref = runtime.put(b"x" * 500_000)
+        runtime.put(b"x" * 500_000)
         settle(runtime)
-        place = agent.until(lambda: places_in(peer))[-1]
-        del ref
-        settle(runtime)
-        agent.until(lambda: len(ids_in(peer, wire.RELEASE)) == len(puts_in(peer)))
-        peer.send(wire.freed([place]))
-        arena = runtime._memory._arena
+        agent.until(lambda: puts_in(peer) and len(ids_in(peer, wire.RELEASE)) == len(puts_in(peer)))
+        peer.send(wire.freed(places_in(peer)[-1:]))
         agent.until(lambda: runtime.session.poll() or not any(s.live for s in arena.slabs.values()))
     assert len(agent.segments) == 1
 
@@ -146,13 +143,13 @@ def test_references_compare_by_identifier_and_copy_to_themselves(runtime):
 
 
 def test_the_last_reference_releases_the_object(runtime, peer, agent):
-    ref = runtime.put(1)
-    id = ref._id
-    other = pickle.loads(pickle.dumps(ref))
-    del ref
+    refs = [runtime.put(1)]
+    id = refs[0]._id
+    refs.append(pickle.loads(pickle.dumps(refs[0])))
+    refs.pop()
     settle(runtime)
     assert id in runtime.session.objects.values
-    del other
+    refs.pop()
     settle(runtime)
     agent.until(lambda: ids_in(peer, wire.RELEASE) == [id])
     assert ids_in(peer, wire.RETAIN) == []
@@ -173,7 +170,7 @@ def test_a_reference_from_elsewhere_is_retained_asked_for_and_released(runtime, 
     runtime.adopt(FOREIGN[0])
     ref = ObjectRef(FOREIGN[0])
     got = []
-    t = threading.Thread(target=lambda: got.extend(runtime.get([ref], 10)))
+    t = threading.Thread(target=lambda refs: got.extend(runtime.get(refs, 10)), args=([ref],))
     t.start()
     agent.until(lambda: ids_in(peer, wire.GET) == [FOREIGN[0]])
     assert ids_in(peer, wire.RETAIN) == [FOREIGN[0]]
@@ -181,7 +178,7 @@ def test_a_reference_from_elsewhere_is_retained_asked_for_and_released(runtime, 
     t.join(5)
     assert got == [42]
     assert runtime.get([ref], 1) == [42], "no second GET"
-    del ref
+    del ref, t
     settle(runtime)
     agent.until(lambda: ids_in(peer, wire.RELEASE) == [FOREIGN[0]])
     assert ids_in(peer, wire.GET) == [FOREIGN[0]]
@@ -193,7 +190,7 @@ def test_a_failed_object_raises_each_time(runtime, peer):
     peer.send(wire.object_frame(FOREIGN[0], Failure(4299, False, b"gone")))
     errors = []
     for _ in range(2):
-        with pytest.raises(YRRuntimeError, match="4299.*gone") as e:
+        with pytest.raises(YRRuntimeError, match=r"4299.*gone") as e:
             runtime.get([ref], 5)
         errors.append(e.value)
     assert errors[0] is not errors[1]
@@ -323,7 +320,7 @@ def test_instances_are_made_bound_and_awaited(runtime, peer, agent):
     other = runtime.bind(FOREIGN[2].decode())
     assert other != number
     peer.send(wire.frame(wire.INSTANCE, control.encode(control.INSTANCE_EVENT, failed)))
-    with pytest.raises(Exception, match="1006.*ssd=5"):
+    with pytest.raises(Exception, match=r"1006.*ssd=5"):
         runtime.instance_ready(FOREIGN[2].decode(), 5)
 
 

@@ -13,8 +13,9 @@ from yr._core import serialization
 from yr._core.serialization import Serialized, decode, encode
 
 VALUES = [
-    None, True, 0, -1, 1 << 200, 1.5, float("inf"), "", "é\ud7ff", b"in a list", [], [1, [2, b"x"]], {}, {(): 1, "k": {2}},
-    (), (1,), {1, 2}, collections.OrderedDict(a=1), collections.deque([1]), int, type, len, ValueError, ...,
+    None, True, 0, -1, 1 << 200, 1.5, float("inf"), "", "é\ud7ff", b"in a list", [], [1, [2, b"x"]], {},
+    {(): 1, "k": {2}}, (), (1,), {1, 2},
+    collections.OrderedDict(a=1), collections.deque([1]), int, type, len, ValueError, ...,
 ]  # fmt: skip
 
 
@@ -100,7 +101,8 @@ def test_functions_of_main_travel_by_value_wherever_they_hide():
         "e = s.encode({'deep': [(helper, Thing())]})\n"
         "print(e.to_bytes().hex())\n"
     )
-    encoded = bytes.fromhex(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    encoded = bytes.fromhex(done.stdout)
     helper, thing = decode(encoded)["deep"][0]
     assert helper(1) == 2
     assert thing.twice(1) == 3

@@ -149,7 +149,7 @@ def test_a_sleeping_thread_is_woken_by_the_one_that_reads(runtime, echo, peer, a
 def test_get_that_is_not_ready_in_time(runtime, echo, held):
     ref = runtime.invoke(echo, (), {})
     start = time.monotonic()
-    with pytest.raises(YRTimeoutError, match="4005.*Get object timeout"):
+    with pytest.raises(YRTimeoutError, match=r"4005.*Get object timeout"):
         runtime.get([ref], 0.2)
     assert 0.15 < time.monotonic() - start < 2
     assert runtime.wait([ref], 1, 0.05) == [False]
@@ -254,7 +254,7 @@ def test_a_refused_session_says_why(agent, connect):
 def test_nobody_listens(agent, tmp_path):
     from yr._core.runtime import Runtime
 
-    with pytest.raises(ValueError, match="4002.*nothing.sock"):
+    with pytest.raises(ValueError, match=r"4002.*nothing.sock"):
         Runtime.connect(str(tmp_path / "nothing.sock"))
 
 
@@ -274,7 +274,7 @@ def test_a_broken_frame_ends_the_session_with_a_typed_error(runtime, echo, peer,
     ref = runtime.invoke(echo, (), {})
     agent.until(lambda: held)
     peer.send(bad)
-    with pytest.raises(YRRuntimeError, match="3002.*broken frame"):
+    with pytest.raises(YRRuntimeError, match=r"3002.*broken frame"):
         runtime.get([ref], 10)
 
 
@@ -337,5 +337,5 @@ def test_a_refused_resumption_fails_what_is_pending(runtime, echo, agent, held):
     agent.until(lambda: held)
     agent.refused = (1014, "unknown resume token")
     agent.crash()
-    with pytest.raises(YRRuntimeError, match="code: 3002.*unknown resume token"):
+    with pytest.raises(YRRuntimeError, match=r"code: 3002.*unknown resume token"):
         runtime.get([ref], 10)

@@ -6,14 +6,12 @@ The main thread always does the reading. Tasks are started in the order of their
 from __future__ import annotations
 
 import asyncio
-import functools
 import inspect
 import queue
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from yr._core import wire
 from yr._core.runtime import Runtime
@@ -210,46 +208,39 @@ class Loop:
         self._loop.run_forever()
 
     def _start(self) -> None:
-        pending, tasks = self._session.tasks, self._tasks
+        pending = self._session.tasks
         while pending and self._free > 0:
             task = pending.popleft()
             self._page[0] = max(self._page[0], task[0])
-            construct = task[7] & wire.FLAG_CONSTRUCT
-            try:
-                function = tasks.code(task[2]) if construct else tasks.method(task[3])
-                args, kwargs = tasks.arguments(task)
-                value = function(*args, **kwargs)
-            except BaseException as e:
-                tasks.raised(task, e)
-                continue
-            if construct:
-                tasks.constructed(task, value)
-            elif inspect.isawaitable(value):
-                self._free -= 1
-                job = asyncio.ensure_future(_await(value), loop=self._loop)
-                self._running[job] = task[1]
-                job.add_done_callback(functools.partial(self._ended, task))
-            else:
-                tasks.returned(task, value)
-        self._session.flush()
+            self._free -= 1
+            # A future for every task, so that all of them start in the order of their delivery.
+            job = asyncio.ensure_future(self._run(task), loop=self._loop)
+            self._running[job] = task[1]
+            job.add_done_callback(self._ended)
 
-    def _ended(self, task: tuple, job: asyncio.Future) -> None:
-        self._running.pop(job, None)
-        self._free += 1
+    async def _run(self, task: tuple) -> None:
+        tasks = self._tasks
+        construct = task[7] & wire.FLAG_CONSTRUCT
         try:
-            value = job.result()
+            function = tasks.code(task[2]) if construct else tasks.method(task[3])
+            args, kwargs = tasks.arguments(task)
+            value = function(*args, **kwargs)
+            if not construct and inspect.isawaitable(value):
+                value = await value
         except BaseException as e:
-            self._tasks.raised(task, e)
+            tasks.raised(task, e)
+            return
+        if construct:
+            tasks.constructed(task, value)
         else:
-            self._tasks.returned(task, value)
+            tasks.returned(task, value)
+
+    def _ended(self, job: asyncio.Future) -> None:
+        del self._running[job]
+        self._free += 1
         if self._session.tasks:
             self._start()
-        else:
-            self._session.flush()
-
-
-async def _await(value: Any) -> Any:
-    return await value
+        self._session.flush()
 
 
 def _new_event_loop() -> asyncio.AbstractEventLoop:
