@@ -188,15 +188,14 @@ func symlink(target, link string) error {
 	return os.Rename(tmp, link)
 }
 
-// Remove removes the session's directory with its logs, the link to it, and the
-// prefix if nothing else is in it.
+// Remove removes the session's directory with its logs, and the link to it. The
+// prefix stays: another session may be about to begin in it.
 func (d Dir) Remove() {
 	link := filepath.Join(d.Prefix, LatestLink)
 	if target, err := os.Readlink(link); err == nil && target == d.ID() {
 		_ = os.Remove(link)
 	}
 	_ = os.RemoveAll(d.Path)
-	_ = os.Remove(d.Prefix)
 }
 
 // Clean removes what must not outlive the daemon: its sockets, session.json, the
