@@ -173,8 +173,10 @@ class FakeAgent:
             reply = self.on_call(peer, wire.decode_call(body, 0, len(body)))
             if reply:
                 peer.send(reply)
-        elif kind == wire.GOODBYE or kind == wire.KILL:
+        elif kind in (wire.GOODBYE, wire.KILL):
             peer.send(wire.frame(wire.DONE, b"", corr))
+        elif kind == wire.PING:
+            peer.send(wire.frame(wire.PONG, b"", corr))
         elif kind == wire.LEASE:
             peer.send(wire.frame(wire.LEASED, self._lease(control.decode(control.LEASE_REQUEST, body)), corr))
 
