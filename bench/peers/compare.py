@@ -1,8 +1,9 @@
 """Runs the same workloads on this system and on a peer, turn by turn, and prints both with the ratio.
 
-Both run in one minute on one machine: a round here, a round there, so that what else the machine does falls on both. Each
-side keeps its own cluster up while the other measures; an idle cluster is part of what a system costs.
+Both run in one minute on one machine: a round here, a round there, so that what else the machine does falls on both.
+Each side keeps its own cluster up while the other measures; an idle cluster is part of what a system costs.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -10,7 +11,7 @@ import json
 import os
 import subprocess
 import sys
-from typing import Any, Dict, List
+from typing import Any
 
 from yr._bench import report
 from yr._bench.workloads import WORKLOADS
@@ -19,10 +20,16 @@ from yr._bench.workloads import WORKLOADS
 class Side:
     """One system in a process of its own that performs rounds on request."""
 
-    def __init__(self, command: List[str], environment: Dict[str, str]) -> None:
+    def __init__(self, command: list[str], environment: dict[str, str]) -> None:
         ours, theirs = os.pipe()
-        self._process = subprocess.Popen([*command, "--answers", str(theirs)], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
-                                         pass_fds=[theirs], text=True, env=dict(os.environ, **environment))
+        self._process = subprocess.Popen(
+            [*command, "--answers", str(theirs)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            pass_fds=[theirs],
+            text=True,
+            env=dict(os.environ, **environment),
+        )
         os.close(theirs)
         self._answers = os.fdopen(ours)
 
@@ -54,15 +61,17 @@ def main() -> int:
     """Compares; the exit code is 1 only when our side could not run a workload."""
     arguments = _parse()
     quick = ["--quick"] if arguments.quick else []
-    sides: Dict[str, Side] = {}
+    sides: dict[str, Side] = {}
     if arguments.only != "ray":
         sides["yr"] = Side([sys.executable, "-m", "yr._bench", *quick], {})
     if arguments.only != "yr":
-        sides["ray"] = Side([arguments.peer_python, os.path.join(os.path.dirname(os.path.abspath(__file__)), "ray_bench.py"), *quick],
-                            {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"})
+        sides["ray"] = Side(
+            [arguments.peer_python, os.path.join(os.path.dirname(os.path.abspath(__file__)), "ray_bench.py"), *quick],
+            {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"},
+        )
     rounds = 3 if arguments.quick else arguments.rounds
-    records: List[Dict[str, Any]] = []
-    failed: Dict[str, str] = {}
+    records: list[dict[str, Any]] = []
+    failed: dict[str, str] = {}
     try:
         for workload in WORKLOADS:
             if not arguments.names or workload.name in arguments.names:
@@ -77,9 +86,9 @@ def main() -> int:
     return 1 if any(key.startswith("yr ") for key in failed) else 0
 
 
-def _compare(sides: Dict[str, Side], workload: Any, rounds: int, failed: Dict[str, str]) -> List[Dict[str, Any]]:
+def _compare(sides: dict[str, Side], workload: Any, rounds: int, failed: dict[str, str]) -> list[dict[str, Any]]:
     """One workload, its rounds interleaved; a side that fails drops out of this workload."""
-    taken: Dict[str, List[Any]] = {name: [] for name in sides}
+    taken: dict[str, list[Any]] = {name: [] for name in sides}
     playing = dict(sides)
     print(f"{workload.name} ...", file=sys.stderr, flush=True)
     for verb, times in (("open", 1), ("round", rounds), ("close", 1)):

@@ -1,4 +1,5 @@
 """Serves the workloads of ``yr bench`` on Ray; ``compare.py`` asks."""
+
 from __future__ import annotations
 
 import argparse

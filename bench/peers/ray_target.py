@@ -1,4 +1,5 @@
 """Ray behind the verbs of ``yr._bench.target.Target``, so that both systems run the same workload code."""
+
 from __future__ import annotations
 
 import os
@@ -6,7 +7,7 @@ import re
 import subprocess
 import sys
 import time
-from typing import Any, Callable, Dict, List
+from typing import Any, Callable
 
 BEGAN = time.perf_counter()  # before the import below, which is part of what a newcomer waits for
 
@@ -20,8 +21,14 @@ OBJECT_STORE = 4 << 30
 
 def init(cores: int) -> None:
     """A local Ray that declares ``cores``, on loopback, without dashboard and without reporting anything to anybody."""
-    ray.init(num_cpus=cores, object_store_memory=OBJECT_STORE, include_dashboard=False, log_to_driver=False,
-             _node_ip_address="127.0.0.1", logging_level="ERROR")
+    ray.init(
+        num_cpus=cores,
+        object_store_memory=OBJECT_STORE,
+        include_dashboard=False,
+        log_to_driver=False,
+        _node_ip_address="127.0.0.1",
+        logging_level="ERROR",
+    )
 
 
 class RayTarget:
@@ -40,6 +47,9 @@ class RayTarget:
     def function(self, body: Callable[..., Any], cores: float = 1) -> Callable[..., Any]:
         """A remote function."""
         return ray.remote(num_cpus=cores)(body).remote
+
+    def function_with_deadline(self, body: Callable[..., Any], seconds: float) -> None:
+        """Ray has no deadlines for calls."""
 
     def instance(self, cls: type) -> Any:
         """An actor."""
@@ -64,9 +74,9 @@ class RayTarget:
         """Values."""
         return ray.get(refs, timeout=120)
 
-    def processes(self) -> Dict[str, List[int]]:
+    def processes(self) -> dict[str, list[int]]:
         """Everything below this driver, by the names that Ray gives to its processes."""
-        roles: Dict[str, List[int]] = {"daemon": [], "worker": [], "other": []}
+        roles: dict[str, list[int]] = {"daemon": [], "worker": [], "other": []}
         for pid in processes.descendants(os.getpid())[1:]:
             command = processes.command(pid)
             if command.startswith("ray::"):
@@ -77,9 +87,11 @@ class RayTarget:
                 roles["other"].append(pid)
         return roles
 
-    def fresh(self) -> Dict[str, float]:
+    def fresh(self) -> dict[str, float]:
         """``start``: ``ray.init``; ``first result``: a fresh process from import to the first value."""
-        done = subprocess.run([sys.executable, os.path.abspath(__file__)], check=True, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(
+            [sys.executable, os.path.abspath(__file__)], check=True, capture_output=True, text=True, timeout=120
+        )
         start, first = done.stdout.split()[-2:]
         return {"start": float(start), "first result": float(first)}
 

@@ -1,11 +1,12 @@
 """The command line of ``yr bench``."""
+
 from __future__ import annotations
 
 import argparse
 import json
 import os
 import sys
-from typing import Any, Dict, List
+from typing import Any
 
 from . import report
 from .serve import Runner, serve
@@ -40,9 +41,9 @@ def main() -> int:
     return 1 if failed else 0
 
 
-def _run(runner: Runner, chosen: List[Workload], rounds: int) -> Any:
-    records: List[Dict[str, Any]] = []
-    failed: Dict[str, str] = {}
+def _run(runner: Runner, chosen: list[Workload], rounds: int) -> Any:
+    records: list[dict[str, Any]] = []
+    failed: dict[str, str] = {}
     try:
         for workload in chosen:
             print(f"{workload.name} ...", end=" ", file=sys.stderr, flush=True)
@@ -50,7 +51,7 @@ def _run(runner: Runner, chosen: List[Workload], rounds: int) -> Any:
                 runner.open(workload)
                 records += report.summarize(workload, [runner.round() for _ in range(rounds)])
                 print("done", file=sys.stderr)
-            except Exception as error:  # noqa: BLE001 - one workload that fails must not hide the others
+            except Exception as error:
                 failed[workload.name] = f"{type(error).__name__}: {error}"
                 print(f"failed: {failed[workload.name]}", file=sys.stderr)
             finally:
@@ -61,13 +62,20 @@ def _run(runner: Runner, chosen: List[Workload], rounds: int) -> Any:
 
 
 def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="yr bench", description="Measures a private one-node cluster, each figure beside "
-                                     "its floor in the same run. Nothing is asserted.")
+    parser = argparse.ArgumentParser(
+        prog="yr bench",
+        description="Measures a private one-node cluster, each figure beside "
+        "its floor in the same run. Nothing is asserted.",
+    )
     names = [workload.name for workload in WORKLOADS]
     parser.add_argument("names", nargs="*", metavar="WORKLOAD", help="one of: " + ", ".join(names) + " (default: all)")
     parser.add_argument("--list", action="store_true", help="show the workloads and end")
-    parser.add_argument("--json", metavar="FILE", help="also write the figures there as JSON; - for standard output alone")
-    parser.add_argument("--quick", action="store_true", help="a tenth of the work and 3 rounds: a look, not a measurement")
+    parser.add_argument(
+        "--json", metavar="FILE", help="also write the figures there as JSON; - for standard output alone"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="a tenth of the work and 3 rounds: a look, not a measurement"
+    )
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each workload (default 5)")
     parser.add_argument("--yr", metavar="PATH", help="the binary (default: $YR_BINARY, then yr on PATH)")
     parser.add_argument("--answers", type=int, metavar="FD", help="take turns with a peer: read requests, answer on FD")

@@ -1,7 +1,8 @@
-"""Code that the workloads run inside workers. Nothing here may do work of its own: what is measured is the way there."""
+"""Code that the workloads run inside workers. Nothing here does work of its own: what is measured is the way there."""
+
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, List, Type
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .target import Target
@@ -22,7 +23,7 @@ def blob(size: int) -> bytearray:
     return bytearray(size)
 
 
-def make_objects(target: Type[Target], count: int, size: int) -> List[Any]:
+def make_objects(target: type[Target], count: int, size: int) -> list[Any]:
     """Puts ``count`` distinct objects in this process; the caller receives references only."""
     return [target.put(index.to_bytes(8, "little") * (size // 8)) for index in range(count)]
 
@@ -38,7 +39,7 @@ class Echo:
 class Caller:
     """An instance that calls another one: n of these are n independent clients."""
 
-    def run(self, target: Type[Target], callee: Any, batch: int, batches: int) -> int:
+    def run(self, target: type[Target], callee: Any, batch: int, batches: int) -> int:
         """Calls ``callee.ping`` in ``batches`` batches and gets each batch before the next."""
         ping = target.method(callee, "ping")
         for _ in range(batches):

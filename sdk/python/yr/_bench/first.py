@@ -1,4 +1,5 @@
 """A fresh program from import to its first result, through a temporary cluster; prints the milliseconds."""
+
 from __future__ import annotations
 
 import time

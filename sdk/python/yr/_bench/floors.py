@@ -1,8 +1,9 @@
 """What physics allows on this machine now: the same trips without a system in between.
 
-Each floor is measured in the same round as the figure beside it and with the same arrangement of processes: a client in the
-benchmark's process, its partner in another, both blocking, nothing pinned.
+Each floor is measured in the same round as the figure beside it and with the same arrangement of processes: a client
+in the benchmark's process, its partner in another, both blocking, nothing pinned.
 """
+
 from __future__ import annotations
 
 import os
@@ -13,7 +14,6 @@ import subprocess
 import sys
 import time
 from types import TracebackType
-from typing import List, Optional, Type
 
 HEADER = struct.Struct("<IBBHQ")
 """A length, a type and a number: the least that tells one call from another."""
@@ -30,20 +30,22 @@ class Echo:
 
     def __init__(self) -> None:
         self._socket, theirs = socket.socketpair()
-        self._partner = subprocess.Popen([sys.executable, "-S", os.path.abspath(__file__), "echo", str(theirs.fileno())],
-                                         pass_fds=[theirs.fileno()])
+        self._partner = subprocess.Popen(
+            [sys.executable, "-S", os.path.abspath(__file__), "echo", str(theirs.fileno())], pass_fds=[theirs.fileno()]
+        )
         theirs.close()
         self.batched(10, 1)
 
     def __enter__(self) -> Echo:
         return self
 
-    def __exit__(self, kind: Optional[Type[BaseException]], error: Optional[BaseException],
-                 trace: Optional[TracebackType]) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._socket.close()
         self._partner.wait()
 
-    def round_trips(self, count: int) -> List[float]:
+    def round_trips(self, count: int) -> list[float]:
         """Seconds of each of ``count`` blocking round trips, one after the other."""
         frame, send, receive, clock = bytes(FRAME), self._socket.sendall, self._socket.recv, time.perf_counter
         trips = []
@@ -55,15 +57,22 @@ class Echo:
         return trips
 
     def batched(self, batch: int, batches: int) -> float:
-        """Frames a second when ``batch`` frames are sent at once and all answers awaited before the next batch. Either side
-        packs and unpacks a header for every frame, as an SDK must, and does nothing else."""
-        pack, unpack, body, answer = HEADER.pack, HEADER.unpack_from, bytes(FRAME - HEADER.size), bytearray(REPLY * batch)
+        """Frames a second when ``batch`` frames are sent at once and all answers awaited before the next batch.
+
+        Either side packs and unpacks a header for every frame, as an SDK must, and does nothing else.
+        """
+        pack, unpack, body, answer = (
+            HEADER.pack,
+            HEADER.unpack_from,
+            bytes(FRAME - HEADER.size),
+            bytearray(REPLY * batch),
+        )
         began = time.perf_counter()
         for _ in range(batches):
             self._socket.sendall(b"".join([pack(len(body), 16, 0, 0, number) + body for number in range(batch)]))
             missing = memoryview(answer)
             while missing:
-                missing = missing[self._socket.recv_into(missing):]
+                missing = missing[self._socket.recv_into(missing) :]
             for start in range(0, len(answer), REPLY):
                 unpack(answer, start)
         return batch * batches / (time.perf_counter() - began)
@@ -86,8 +95,12 @@ class Copy:
 
 def fork(count: int) -> float:
     """Median seconds from ``fork`` of a warm, single-threaded Python to the child's first byte."""
-    done = subprocess.run([sys.executable, "-S", os.path.abspath(__file__), "fork", str(count)], check=True,
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-S", os.path.abspath(__file__), "fork", str(count)],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
     return float(done.stdout)
 
 

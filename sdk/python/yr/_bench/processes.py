@@ -1,9 +1,10 @@
 """CPU time and memory of processes, read from ``/proc``."""
+
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Dict, Iterable, List
 
 
 def parent(pid: int) -> int:
@@ -30,7 +31,7 @@ def command(pid: int) -> str:
         return ""
 
 
-def descendants(root: int) -> List[int]:
+def descendants(root: int) -> list[int]:
     """``root`` and all below it."""
     parents = {int(entry): parent(int(entry)) for entry in os.listdir("/proc") if entry.isdigit()}
     tree = [root]
@@ -51,7 +52,7 @@ def cpu_seconds(pids: Iterable[int]) -> float:
     return total / 1e9
 
 
-def memory(pid: int) -> Dict[str, float]:
+def memory(pid: int) -> dict[str, float]:
     """MiB of ``private`` pages, of pages ``shared`` with others, and the proportional sum ``pss``."""
     fields = {}
     try:

@@ -1,36 +1,46 @@
 """Rounds to medians, and those to a table for people or a document for scripts."""
+
 from __future__ import annotations
 
 import os
 import platform
 import statistics
-from typing import Any, Dict, List, Optional, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 from .workload import Figure, Round, Workload
 
 
-def summarize(workload: Workload, rounds: Sequence[Round]) -> List[Dict[str, Any]]:
+def summarize(workload: Workload, rounds: Sequence[Round]) -> list[dict[str, Any]]:
     """One record for each figure that the rounds have: median, least, most, floor, ratio to the floor, bar, met."""
     return [_record(workload, figure, rounds) for figure in workload.figures if figure.key in rounds[0]]
 
 
-def _record(workload: Workload, figure: Figure, rounds: Sequence[Round]) -> Dict[str, Any]:
+def _record(workload: Workload, figure: Figure, rounds: Sequence[Round]) -> dict[str, Any]:
     values = [one[figure.key] for one in rounds]
     median = statistics.median(values)
     floors = [one[figure.key + ".floor"] for one in rounds] if figure.floor else []
     floor = statistics.median(floors) if floors else None
     return {
-        "workload": workload.name, "about": workload.about, "figure": figure.label, "unit": figure.unit,
-        "median": median, "least": min(values), "most": max(values), "rounds": len(values),
-        "floor": floor, "floor_of": figure.floor or None,
+        "workload": workload.name,
+        "about": workload.about,
+        "figure": figure.label,
+        "unit": figure.unit,
+        "median": median,
+        "least": min(values),
+        "most": max(values),
+        "rounds": len(values),
+        "floor": floor,
+        "floor_of": figure.floor or None,
         "ratio": statistics.median(v / f for v, f in zip(values, floors)) if floors else None,
         "bar": figure.bar.text if figure.bar else None,
         "met": figure.bar.met(median, floor or 0.0) if figure.bar else None,
-        "higher_is_better": figure.higher_is_better, "peer_bar": figure.peer_bar or None,
+        "higher_is_better": figure.higher_is_better,
+        "peer_bar": figure.peer_bar or None,
     }
 
 
-def against_peer(record: Dict[str, Any], peer: Optional[Dict[str, Any]]) -> Dict[str, Any]:
+def against_peer(record: dict[str, Any], peer: dict[str, Any] | None) -> dict[str, Any]:
     """``record`` with the peer's median and how many times better ours is."""
     if peer is None or not peer["median"] or not record["median"]:
         return dict(record, peer=None, times_better=None)
@@ -38,7 +48,7 @@ def against_peer(record: Dict[str, Any], peer: Optional[Dict[str, Any]]) -> Dict
     return dict(record, peer=peer["median"], times_better=times)
 
 
-def number(value: Optional[float]) -> str:
+def number(value: float | None) -> str:
     """Three significant digits, thousands separated."""
     if value is None:
         return ""
@@ -47,20 +57,30 @@ def number(value: Optional[float]) -> str:
     return f"{value:.3g}"
 
 
-def table(records: Sequence[Dict[str, Any]]) -> str:
+def table(records: Sequence[dict[str, Any]]) -> str:
     """Aligned columns; ``yes`` and ``NO`` say whether a bar is met."""
     rows = [("workload", "figure", "median", "least .. most", "unit", "floor", "x floor", "bar", "met")]
     last = ""
     for record in records:
         name = "" if record["workload"] == last else f"{record['workload']}: {record['about']}"
         last = record["workload"]
-        rows.append((name, record["figure"], number(record["median"]),
-                     f"{number(record['least'])} .. {number(record['most'])}", record["unit"], number(record["floor"]),
-                     number(record["ratio"]), record["bar"] or "", _verdict(record["met"])))
+        rows.append(
+            (
+                name,
+                record["figure"],
+                number(record["median"]),
+                f"{number(record['least'])} .. {number(record['most'])}",
+                record["unit"],
+                number(record["floor"]),
+                number(record["ratio"]),
+                record["bar"] or "",
+                _verdict(record["met"]),
+            )
+        )
     return align(rows)
 
 
-def peer_table(records: Sequence[Dict[str, Any]], ours: str, peer: str) -> str:
+def peer_table(records: Sequence[dict[str, Any]], ours: str, peer: str) -> str:
     """The same workloads on two systems that took turns."""
     rows = [("workload", "figure", ours, peer, "unit", "times better", "bar", "met")]
     last = ""
@@ -68,9 +88,18 @@ def peer_table(records: Sequence[Dict[str, Any]], ours: str, peer: str) -> str:
         name = "" if record["workload"] == last else f"{record['workload']}: {record['about']}"
         last = record["workload"]
         wanted, times = record["peer_bar"], record["times_better"]
-        rows.append((name, record["figure"], number(record["median"]), number(record["peer"]), record["unit"],
-                     number(times), f">= {wanted:g} x" if wanted else "",
-                     _verdict(times >= wanted) if wanted and times is not None else ""))
+        rows.append(
+            (
+                name,
+                record["figure"],
+                number(record["median"]),
+                number(record["peer"]),
+                record["unit"],
+                number(times),
+                f">= {wanted:g} x" if wanted else "",
+                _verdict(times >= wanted) if wanted and times is not None else "",
+            )
+        )
     return align(rows)
 
 
@@ -81,7 +110,7 @@ def align(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
 
 
-def machine() -> Dict[str, Any]:
+def machine() -> dict[str, Any]:
     """Where the figures come from."""
     model = ""
     with open("/proc/cpuinfo", encoding="utf-8") as lines:
@@ -89,9 +118,14 @@ def machine() -> Dict[str, Any]:
             if line.startswith("model name"):
                 model = line.partition(":")[2].strip()
                 break
-    return {"cpu": model, "cores": os.cpu_count(), "kernel": platform.release(), "python": platform.python_version(),
-            "load": round(os.getloadavg()[0], 2)}
+    return {
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "load": round(os.getloadavg()[0], 2),
+    }
 
 
-def _verdict(met: Optional[bool]) -> str:
+def _verdict(met: bool | None) -> str:
     return "" if met is None else "yes" if met else "NO"

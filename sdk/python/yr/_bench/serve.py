@@ -3,11 +3,13 @@
 The protocol is a line of JSON each way, on standard input and the descriptor named by ``--answers``:
 ``["open", name]``, ``["round"]``, ``["close"]``, ``["quit"]``; the answer is ``{"ok": value}`` or ``{"error": text}``.
 """
+
 from __future__ import annotations
 
 import json
 import sys
-from typing import Any, Iterator, Optional, TextIO
+from collections.abc import Iterator
+from typing import Any, TextIO
 
 from .target import Target
 from .workload import Round, Size, Workload
@@ -19,8 +21,8 @@ class Runner:
 
     def __init__(self, target: Target, size: Size, cores: int) -> None:
         self._target, self._size, self._machine_cores = target, size, cores
-        self._cores: Optional[int] = None
-        self._rounds: Optional[Iterator[Round]] = None
+        self._cores: int | None = None
+        self._rounds: Iterator[Round] | None = None
 
     def open(self, workload: Workload) -> None:
         """Starts the cluster that the workload needs, unless it runs already, and does the warm-up round."""
@@ -48,7 +50,7 @@ class Runner:
             self._target.stop()
             self._cores = None
 
-    def _have_cluster(self, cores: Optional[int]) -> None:
+    def _have_cluster(self, cores: int | None) -> None:
         wanted = self._machine_cores if cores == 0 else cores
         if wanted == self._cores:
             return
@@ -67,7 +69,7 @@ def serve(runner: Runner, requests: TextIO = sys.stdin, answers: TextIO = sys.st
             verb, *arguments = json.loads(line)
             try:
                 answer: Any = {"ok": _perform(runner, verb, [named[name] for name in arguments])}
-            except Exception as error:  # noqa: BLE001 - a workload that fails is an answer, not the end of the comparison
+            except Exception as error:
                 answer = {"error": f"{type(error).__name__}: {error}"}
             print(json.dumps(answer), file=answers, flush=True)
             if verb == "quit":

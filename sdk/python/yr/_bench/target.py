@@ -1,10 +1,12 @@
 """The system under test, reduced to the verbs that workloads need.
 
-A workload is written once and runs on every target, so that a comparison compares systems and not benchmarks. Verbs that
-a hot loop uses return the system's own callable where one exists: a target must not add a Python frame of its own.
+A workload is written once and runs on every target, so that a comparison compares systems and not benchmarks. Verbs
+that a hot loop uses return the system's own callable where one exists: a target adds no Python frame of its own.
 """
+
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -12,7 +14,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Protocol
+from typing import Any, Callable, Protocol
 
 from . import processes
 
@@ -37,6 +39,9 @@ class Target(Protocol):
     def function(self, body: Callable[..., Any], cores: float = 1) -> Callable[..., Any]:
         """The callable that invokes ``body`` remotely and returns a reference."""
 
+    def function_with_deadline(self, body: Callable[..., Any], seconds: float) -> Callable[[], Any] | None:
+        """The same, with a deadline for each call that the system watches; ``None`` where there is no such thing."""
+
     def instance(self, cls: type) -> Any:
         """Creates an instance of ``cls`` and returns its handle without waiting."""
 
@@ -55,10 +60,10 @@ class Target(Protocol):
     def get(refs: Any) -> Any:
         """The values of one or several references."""
 
-    def processes(self) -> Dict[str, List[int]]:
+    def processes(self) -> dict[str, list[int]]:
         """Process ids by role, without the driver."""
 
-    def fresh(self) -> Dict[str, float]:
+    def fresh(self) -> dict[str, float]:
         """Starts a system from nothing, several ways; milliseconds by name."""
 
 
@@ -67,7 +72,7 @@ class YrTarget:
 
     name = "yr"
 
-    def __init__(self, binary: Optional[str] = None) -> None:
+    def __init__(self, binary: str | None = None) -> None:
         self._binary = binary or os.environ.get("YR_BINARY") or shutil.which("yr")
         self._prefix = ""
         self._running = False
@@ -77,8 +82,18 @@ class YrTarget:
         import yr
 
         self._prefix = tempfile.mkdtemp(prefix="yrb-")
-        self._command("start", "--master", "-s", f"values.cpu_num={cores * 1000}", "-s", "values.memory_num=262144",
-                      "-s", "values.shared_memory_num=4096", "-s", f'values.data_dir="{self._prefix}/data"')
+        self._command(
+            "start",
+            "--master",
+            "-s",
+            f"values.cpu_num={cores * 1000}",
+            "-s",
+            "values.memory_num=262144",
+            "-s",
+            "values.shared_memory_num=4096",
+            "-s",
+            f'values.data_dir="{self._prefix}/data"',
+        )
         self._running = True
         os.environ["YR_MASTER_INFO_PATH"] = f"{self._prefix}/yr_current_master_info"
         yr.init()
@@ -101,6 +116,21 @@ class YrTarget:
         import yr
 
         return yr.invoke(invoke_options=yr.InvokeOptions(cpu=int(cores * 1000), memory=128))(body).invoke
+
+    def function_with_deadline(self, body: Callable[..., Any], seconds: float) -> Callable[[], Any] | None:
+        """See ``Target.function_with_deadline``.
+
+        Deadlines are on the wire but not in the public interface of functions, so this speaks to the runtime below it.
+        """
+        import yr
+        from yr._core import runtime as core
+
+        proxy = yr.invoke(invoke_options=yr.InvokeOptions(cpu=1000, memory=128))(body)
+        yr.get(proxy.invoke())
+        runtime = core.current()
+        assert runtime is not None
+        number, invoke, clock = proxy._binding.target, runtime.invoke, time.time
+        return lambda: invoke(number, (), {}, 1, b"", int((clock() + seconds) * 1e6))
 
     def instance(self, cls: type) -> Any:
         """See ``Target.instance``."""
@@ -132,8 +162,8 @@ class YrTarget:
 
         return yr.get(refs, 120)
 
-    def processes(self) -> Dict[str, List[int]]:
-        """See ``Target.processes``: parent, daemon, templates, and workers by their files in the session's run folder."""
+    def processes(self) -> dict[str, list[int]]:
+        """See ``Target.processes``: parent, daemon, templates, and workers by their files in the run folder."""
         parent = _pid_of_parent(Path(self._prefix))
         tree = processes.descendants(parent)
         daemon = [pid for pid in tree if pid != parent and processes.executable(pid) == processes.executable(parent)]
@@ -142,7 +172,7 @@ class YrTarget:
         templates = [pid for pid in python if pid not in workers]
         return {"parent": [parent], "daemon": daemon, "template": templates, "worker": workers}
 
-    def fresh(self) -> Dict[str, float]:
+    def fresh(self) -> dict[str, float]:
         """``start``: ``yr start --master`` until it returns; ``first result``: a fresh process from import, through a
         temporary cluster, to the first value."""
         self._prefix = tempfile.mkdtemp(prefix="yrb-")
@@ -152,11 +182,17 @@ class YrTarget:
         self._command("stop")
         shutil.rmtree(self._prefix, ignore_errors=True)
         self._prefix = ""
-        first = subprocess.run([sys.executable, "-m", "yr._bench.first"], check=True, capture_output=True, text=True,
-                               env=self._environment(YR_MASTER_INFO_PATH="/nonexistent"), timeout=60)
+        first = subprocess.run(
+            [sys.executable, "-m", "yr._bench.first"],
+            check=True,
+            capture_output=True,
+            text=True,
+            env=self._environment(YR_MASTER_INFO_PATH="/nonexistent"),
+            timeout=60,
+        )
         return {"start": ready * 1e3, "first result": float(first.stdout.split()[-1])}
 
-    def _environment(self, **more: str) -> Dict[str, str]:
+    def _environment(self, **more: str) -> dict[str, str]:
         """The environment of a child that must find this binary and this SDK."""
         environment = dict(os.environ, **more)
         environment["PATH"] = os.path.dirname(os.path.abspath(str(self._binary))) + os.pathsep + environment["PATH"]
@@ -165,22 +201,24 @@ class YrTarget:
     def _command(self, *arguments: str) -> None:
         if not self._binary:
             raise FileNotFoundError("yr is not on PATH: build it, or set YR_BINARY to it")
-        done = subprocess.run([self._binary, *arguments, "--log-dir-prefix", self._prefix], capture_output=True, text=True,
-                              stdin=subprocess.DEVNULL, timeout=60, env=self._environment())
+        done = subprocess.run(
+            [self._binary, *arguments, "--log-dir-prefix", self._prefix],
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            timeout=60,
+            env=self._environment(),
+        )
         if done.returncode:
             raise RuntimeError(f"yr {arguments[0]}: exit {done.returncode}: {done.stdout}{done.stderr}")
 
 
 def _pid_of_parent(prefix: Path) -> int:
-    import json
-
     session = json.loads((prefix / "latest" / "session.json").read_text())
     return int(session["cluster_info"]["daemon"]["pid"])
 
 
 def _is_worker(prefix: Path, pid: int) -> bool:
-    import json
-
     for record in (prefix / "latest" / "run" / "workers").glob("*.json"):
         try:
             if json.loads(record.read_text()).get("pid") == pid:

@@ -1,18 +1,20 @@
 """What a workload is: a named generator of rounds, and the figures that its rounds yield."""
+
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Callable, Dict, Iterator, Mapping, Optional, Tuple
+from typing import Callable
 
 from .target import Target
 
-Round = Dict[str, float]
+Round = dict[str, float]
 """One round's values by key. A figure ``k`` may have a floor in the same unit under ``k.floor``."""
 
 
 @dataclass(frozen=True)
 class Bar:
-    """A figure that the design promises. ``met`` sees the medians of one figure, of its floor, and of a peer, if any."""
+    """What the design promises of a figure. ``met`` sees the medians of the figure and of its floor."""
 
     text: str
     met: Callable[[float, float], bool]
@@ -42,7 +44,7 @@ class Figure:
     label: str
     unit: str
     floor: str = ""
-    bar: Optional[Bar] = None
+    bar: Bar | None = None
     higher_is_better: bool = False
     peer_bar: float = 0
     """How many times better than the peer of a comparison the design wants this to be; 0 when it says nothing."""
@@ -64,12 +66,8 @@ class Workload:
     """A generator of rounds. The first round is a warm-up that nobody counts. Closing the generator cleans up."""
 
     name: str
-    cores: Optional[int]
-    """Cores that the cluster declares; 0 for as many as the machine has; None when the workload makes its own cluster."""
+    cores: int | None
+    """Cores that the cluster declares; 0: as many as the machine has; None: the workload makes its own cluster."""
     rounds: Callable[[Target, Size], Iterator[Round]]
-    figures: Tuple[Figure, ...]
+    figures: tuple[Figure, ...]
     about: str = ""
-
-    def floors(self, values: Mapping[str, float]) -> Dict[str, float]:
-        """The floors among ``values``, by figure."""
-        return {figure.key: values[figure.key + ".floor"] for figure in self.figures if figure.floor}

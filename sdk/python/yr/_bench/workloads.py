@@ -1,11 +1,14 @@
 """The workloads, in the order in which they are run and shown."""
+
 from __future__ import annotations
 
+import itertools
 import os
 import resource
 import statistics
 import time
-from typing import Any, Callable, Iterator, List, Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any, Callable
 
 from . import bodies, floors, processes
 from .target import WIDE, Target
@@ -34,11 +37,17 @@ def _one_by_one(target: Target, call: Callable[[], Any], size: Size) -> Iterator
                 began = clock()
                 target.get(call())
                 trips.append(clock() - began)
-            yield {"p50": statistics.median(trips) * 1e6, "p50.floor": statistics.median(echo_trips) * 1e6,
-                   "p99": percentile(trips, 0.99) * 1e6, "p99.floor": percentile(echo_trips, 0.99) * 1e6}
+            yield {
+                "p50": statistics.median(trips) * 1e6,
+                "p50.floor": statistics.median(echo_trips) * 1e6,
+                "p99": percentile(trips, 0.99) * 1e6,
+                "p99.floor": percentile(echo_trips, 0.99) * 1e6,
+            }
 
 
-def _in_batches(target: Target, call: Callable[[], Any], size: Size, collect: Callable[[List[Any]], Any]) -> Iterator[Round]:
+def _in_batches(
+    target: Target, call: Callable[[], Any], size: Size, collect: Callable[[list[Any]], Any]
+) -> Iterator[Round]:
     """Batches of calls, all references kept until the round ends, beside batches of echoed frames; with the CPU that a
     call costs in the driver, in the daemon and in the workers."""
     batches = size.of(20)
@@ -72,8 +81,17 @@ def call_sync(target: Target, size: Size) -> Iterator[Round]:
 
 
 def call_async(target: Target, size: Size) -> Iterator[Round]:
-    """A stateless function from one driver: batches of calls whose values are fetched; references and timeouts are on."""
+    """A stateless function from one driver: batches of calls whose values are fetched; the references are kept."""
     yield from _in_batches(target, target.function(bodies.small), size, target.get)
+
+
+def call_with_deadline(target: Target, size: Size) -> Iterator[Round]:
+    """As ``call_async``, and every call has a deadline a minute away that the node watches."""
+    call = target.function_with_deadline(bodies.small, 60)
+    if call is None:
+        yield from ({} for _ in itertools.repeat(None))
+    else:
+        yield from _in_batches(target, call, size, target.get)
 
 
 def call_and_forget(target: Target, size: Size) -> Iterator[Round]:
@@ -135,7 +153,7 @@ def put_small(target: Target, size: Size) -> Iterator[Round]:
 
 
 def get_small(target: Target, size: Size) -> Iterator[Round]:
-    """Distinct objects of 1 KiB, put by another process: fetched in one batch, then again when they are already here."""
+    """Distinct objects of 1 KiB, put by another process: fetched in one batch, then again, being already here."""
     make, count, get = target.function(bodies.make_objects), size.of(5 * BATCH), target.get
     while True:
         refs = get(make(type(target), count, SMALL))
@@ -170,8 +188,12 @@ def put_large(target: Target, size: Size) -> Iterator[Round]:
             reference = target.put(value)
             again.append(time.perf_counter() - began)
             del reference
-        yield {"first": LARGE / 1e9 / first, "again": LARGE / 1e9 / statistics.median(again),
-               "first.floor": floor, "again.floor": floor}
+        yield {
+            "first": LARGE / 1e9 / first,
+            "again": LARGE / 1e9 / statistics.median(again),
+            "first.floor": floor,
+            "again.floor": floor,
+        }
 
 
 def get_large(target: Target, size: Size) -> Iterator[Round]:
@@ -240,7 +262,7 @@ def idle_memory(target: Target, size: Size) -> Iterator[Round]:
                 values[f"{role} count"] = float(len(pids))
                 for kind in ("private", "shared", "pss"):
                     values[f"{role} {kind}"] = statistics.mean([share[kind] for share in shares] or [0.0])
-            values["all pss"] = sum(values[key] * values[key.replace("pss", "count")] for key in list(values) if key.endswith(" pss"))
+            values["all pss"] = sum(values[f"{role} pss"] * values[f"{role} count"] for role in target.processes())
             yield values
     finally:
         target.retire(handle)
@@ -249,8 +271,11 @@ def idle_memory(target: Target, size: Size) -> Iterator[Round]:
 ECHO, BATCHED, MEMCPY, FORK = "Unix-socket echo", "batched echo", "memcpy", "fork"
 
 _TRIP = (Figure("p50", "p50", "us", ECHO, at_most(80, 3.2), peer_bar=5), Figure("p99", "p99", "us", ECHO))
-_CPU = (Figure("driver", "driver CPU a call", "us", "", at_most(6)), Figure("daemon", "daemon CPU a call", "us"),
-        Figure("worker", "worker CPU a call", "us"))
+_CPU = (
+    Figure("driver", "driver CPU a call", "us", "", at_most(6)),
+    Figure("daemon", "daemon CPU a call", "us"),
+    Figure("worker", "worker CPU a call", "us"),
+)
 
 
 def _rate(bar: Bar, floor: str = "", peer: float = 0) -> Figure:
@@ -260,29 +285,70 @@ def _rate(bar: Bar, floor: str = "", peer: float = 0) -> Figure:
 WORKLOADS = (
     Workload("call-sync", 0, call_sync, _TRIP, "function, one by one"),
     Workload("instance-sync", 0, instance_sync, _TRIP, "method, one by one"),
-    Workload("call-async", 0, call_async, (_rate(at_least(150_000), BATCHED, 10),) + _CPU, "function, batches of 1000"),
+    Workload("call-async", 0, call_async, (_rate(at_least(150000), BATCHED, 10), *_CPU), "function, batches of 1000"),
+    Workload(
+        "call-deadline", 0, call_with_deadline, (_rate(at_least(150_000), BATCHED), *_CPU), "with a deadline each"
+    ),
     Workload("call-forget", 0, call_and_forget, (_rate(at_least(150_000), "", 10),), "function, references dropped"),
-    Workload("instance-async", 0, instance_async, (_rate(at_least(150_000), BATCHED, 10),) + _CPU, "method, batches of 1000"),
+    Workload(
+        "instance-async", 0, instance_async, (_rate(at_least(150000), BATCHED, 10), *_CPU), "method, batches of 1000"
+    ),
     Workload("many-to-many", 0, many_to_many, (_rate(at_least(100_000), "", 10),), "n instances call n instances"),
     Workload("put-small", 0, put_small, (_rate(at_least(150_000)),), "put 1 KiB, pipelined"),
-    Workload("get-small", 0, get_small, (
-        Figure("distinct", "distinct, batched", "/s", "", at_least(150_000), True),
-        Figure("local", "already local, batched", "/s", "", at_least(300_000), True),
-        Figure("single", "already local, one by one", "/s", "", None, True)), "get 1 KiB"),
-    Workload("put-large", 0, put_large, (
-        Figure("first", "first use of pages", "GB/s", MEMCPY, share_of_floor(0.3), True),
-        Figure("again", "pages used before", "GB/s", MEMCPY, share_of_floor(0.8), True)), "put 100 MB"),
-    Workload("get-large", 0, get_large, (
-        Figure("mb1", "1 MB", "us"), Figure("mb100", "100 MB", "us")), "get as a view"),
-    Workload("create-one", WIDE, create_one, (Figure("p50", "to first result, p50", "ms", FORK, at_most(15), peer_bar=5),),
-             "one instance"),
+    Workload(
+        "get-small",
+        0,
+        get_small,
+        (
+            Figure("distinct", "distinct, batched", "/s", "", at_least(150_000), True),
+            Figure("local", "already local, batched", "/s", "", at_least(300_000), True),
+            Figure("single", "already local, one by one", "/s", "", None, True),
+        ),
+        "get 1 KiB",
+    ),
+    Workload(
+        "put-large",
+        0,
+        put_large,
+        (
+            Figure("first", "first use of pages", "GB/s", MEMCPY, share_of_floor(0.3), True),
+            Figure("again", "pages used before", "GB/s", MEMCPY, share_of_floor(0.8), True),
+        ),
+        "put 100 MB",
+    ),
+    Workload(
+        "get-large", 0, get_large, (Figure("mb1", "1 MB", "us"), Figure("mb100", "100 MB", "us")), "get as a view"
+    ),
+    Workload(
+        "create-one",
+        WIDE,
+        create_one,
+        (Figure("p50", "to first result, p50", "ms", FORK, at_most(15), peer_bar=5),),
+        "one instance",
+    ),
     Workload("create-many", WIDE, create_many, (_rate(at_least(100), "", 5),), "100 instances at once"),
-    Workload("start", None, start, (
-        Figure("start", "node ready", "ms", "", at_most(200)), Figure("first result", "to first result", "ms")), "from nothing"),
-    Workload("memory", 0, idle_memory, (
-        Figure("daemon private", "daemon, private", "MiB", "", at_most(60)), Figure("daemon shared", "daemon, shared", "MiB"),
-        Figure("parent private", "parent, private", "MiB"), Figure("template private", "template, private", "MiB"),
-        Figure("template shared", "template, shared", "MiB"), Figure("worker private", "worker, private", "MiB"),
-        Figure("worker shared", "worker, shared", "MiB"), Figure("all pss", "everything, proportional", "MiB")), "idle"),
+    Workload(
+        "start",
+        None,
+        start,
+        (Figure("start", "node ready", "ms", "", at_most(200)), Figure("first result", "to first result", "ms")),
+        "from nothing",
+    ),
+    Workload(
+        "memory",
+        0,
+        idle_memory,
+        (
+            Figure("daemon private", "daemon, private", "MiB", "", at_most(60)),
+            Figure("daemon shared", "daemon, shared", "MiB"),
+            Figure("parent private", "parent, private", "MiB"),
+            Figure("template private", "template, private", "MiB"),
+            Figure("template shared", "template, shared", "MiB"),
+            Figure("worker private", "worker, private", "MiB"),
+            Figure("worker shared", "worker, shared", "MiB"),
+            Figure("all pss", "everything, proportional", "MiB"),
+        ),
+        "idle",
+    ),
 )
 """Every workload. A figure without a bar is information."""
