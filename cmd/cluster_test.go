@@ -244,11 +244,13 @@ func TestPorts(t *testing.T) {
 
 func TestATemporaryClusterEndsWithItsOwner(t *testing.T) {
 	for _, row := range []struct {
-		name string
-		end  func(pid int)
+		name  string
+		crash bool // of the daemon, before
+		end   unix.Signal
 	}{
-		{"killed", func(pid int) { _ = unix.Kill(pid, unix.SIGKILL) }},
-		{"ended", func(pid int) { _ = unix.Kill(pid, unix.SIGTERM) }},
+		{"killed", false, unix.SIGKILL},
+		{"ended", false, unix.SIGTERM},
+		{"killed after the daemon crashed", true, unix.SIGKILL},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			prefix := home(t)
@@ -263,7 +265,11 @@ func TestATemporaryClusterEndsWithItsOwner(t *testing.T) {
 			require.Regexp(t, `^127\.0\.0\.1:\d+$`, view["server_address"])
 			f := latest(t, prefix)
 			require.DirExists(t, f.DataDir)
-			row.end(owner.Process.Pid)
+			if row.crash {
+				require.NoError(t, unix.Kill(f.ChildPID(), unix.SIGKILL))
+				eventually(t, "the daemon is back", func() bool { return latest(t, prefix).Components["etcd"].RestartCount == 1 })
+			}
+			require.NoError(t, unix.Kill(owner.Process.Pid, row.end))
 			_ = owner.Wait()
 			requireNothingLeft(t, f)
 			require.NoDirExists(t, f.Dir.Path, "its data dies with it, and its logs")

@@ -51,8 +51,6 @@ type Daemon struct {
 
 	running sync.WaitGroup
 	done    chan struct{} // closed by shut
-	wake    *os.File      // readable once shut
-	sleep   *os.File      // closing it makes wake readable
 	once    sync.Once
 }
 
@@ -63,9 +61,7 @@ type closer struct {
 
 // New makes a daemon that has opened nothing.
 func New(o Options) *Daemon {
-	d := &Daemon{plan: o.Plan, child: o.Child, born: time.Now(), done: make(chan struct{})}
-	d.wake, d.sleep, _ = os.Pipe()
-	return d
+	return &Daemon{plan: o.Plan, child: o.Child, born: time.Now(), done: make(chan struct{})}
 }
 
 // Open opens every part. On error, and on ctx's end, what was opened stays for shut.
@@ -255,7 +251,6 @@ func (d *Daemon) announce() error {
 func (d *Daemon) shut() (err error) {
 	d.once.Do(func() {
 		close(d.done)
-		_ = d.sleep.Close()
 		ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 		defer cancel()
 		for i := len(d.closers) - 1; i >= 0; i-- {
@@ -265,7 +260,6 @@ func (d *Daemon) shut() (err error) {
 			}
 		}
 		d.running.Wait()
-		_ = d.wake.Close()
 		supervise.EndDescendants(closeTimeout)
 		file := d.file
 		if file == nil {

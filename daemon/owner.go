@@ -49,7 +49,7 @@ func (d *Daemon) watchOwner() (<-chan struct{}, error) {
 	}
 	f, ok := d.child.File("owner")
 	if !ok {
-		fd, err := unix.PidfdOpen(pid, 0)
+		fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
 		if err != nil {
 			return nil, fmt.Errorf("%w (pid %d: %w)", errOwnerGone, pid, err)
 		}
@@ -59,29 +59,23 @@ func (d *Daemon) watchOwner() (<-chan struct{}, error) {
 			return nil, err
 		}
 	}
+	raw, err := f.SyscallConn()
+	if err != nil {
+		_ = f.Close()
+		return nil, err
+	}
+	d.closers = append(d.closers, closer{"owner", func(context.Context) error { return f.Close() }})
 	gone := make(chan struct{})
 	d.running.Go(func() {
-		defer func() { _ = f.Close() }()
-		if d.pollEnd(int(f.Fd())) {
+		if raw.Read(hasEnded) == nil { // an error says that the file was closed
 			close(gone)
 		}
 	})
 	return gone, nil
 }
 
-// pollEnd waits until the process behind a pidfd has ended; false if the daemon
-// ended first.
-func (d *Daemon) pollEnd(pidfd int) bool {
-	fds := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}, {Fd: int32(d.wake.Fd()), Events: unix.POLLIN}} //nolint:gosec // descriptors are small
-	for {
-		if _, err := unix.Poll(fds, -1); err != nil && err != unix.EINTR {
-			return false
-		}
-		switch {
-		case fds[0].Revents != 0:
-			return true
-		case fds[1].Revents != 0:
-			return false
-		}
-	}
+// hasEnded reports whether the process behind a pidfd has ended.
+func hasEnded(pidfd uintptr) bool {
+	n, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, 0) //nolint:gosec // a descriptor
+	return n > 0 || err != nil && err != unix.EINTR
 }
