@@ -40,7 +40,7 @@ def encode(target: Any, by_name: bool = False) -> Code:
     if by_name:
         blob = pickle.dumps(_ByName(target.__module__, target.__qualname__), protocol=5)
     else:
-        import cloudpickle
+        import cloudpickle  # type: ignore[import-untyped]
 
         blob = cloudpickle.dumps(target, protocol=5)
     return Code(hashlib.sha256(blob).digest()[:_ID_BYTES], name_of(target), blob)

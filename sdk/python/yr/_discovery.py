@@ -7,12 +7,10 @@ environment variable ``YR_MASTER_INFO``, or in a file that every running cluster
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
-import ssl
 from dataclasses import dataclass
-from urllib.request import getproxies
+from typing import Any
 
 from yr._settings import Address, check_address
 from yr.err_type import ErrorCode, ErrorInfo, ModuleCode
@@ -21,6 +19,7 @@ from yr.exception import YRError, YRValueError
 DEFAULT_MASTER_INFO_PATH = "/tmp/yr_sessions/yr_current_master_info"
 _TIMEOUT = 5.0  # seconds, for one request to a daemon
 _MAX_ANSWER = 64 << 10
+_ENDPOINT_PATH = "/yr/v1/endpoint"
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 
@@ -110,43 +109,45 @@ def ask(server: Address, tls: bool = False) -> Endpoint:
     return Endpoint(socket, str(server))
 
 
-def _get(server: Address) -> dict[str, str]:
-    connection = _connection(server)
+def _get(server: Address) -> Any:
+    import http.client
+
+    peer, path = (server.host, server.port), _ENDPOINT_PATH
+    proxy = _proxy()
+    if proxy:
+        peer, path = proxy, f"http://{server}{_ENDPOINT_PATH}"
+    connection = http.client.HTTPConnection(*peer, timeout=_TIMEOUT)
     try:
-        connection.request("GET", _path(server), headers={"Host": str(server)})
+        connection.request("GET", path, headers={"Host": str(server)})
         response = connection.getresponse()
         body = response.read(_MAX_ANSWER)
-    except (ConnectionRefusedError, TimeoutError, OSError) as e:
-        reason = getattr(e, "strerror", None) or str(e) or type(e).__name__
+    except OSError as e:
+        reason = e.strerror or str(e) or type(e).__name__
         raise connection_error(
             f"nobody answers at {server} ({reason}); start a cluster with `yr start --master`, or check the address",
             NobodyListens,
         ) from e
-    except (http.client.HTTPException, ssl.SSLError) as e:
+    except http.client.HTTPException as e:
         raise connection_error(f"what answers at {server} is no yr daemon ({type(e).__name__})") from e
     finally:
         connection.close()
     if response.status != http.client.OK:
         raise connection_error(f"the daemon at {server} answers {response.status} {response.reason}")
     try:
-        answer: dict[str, str] = json.loads(body)
+        return json.loads(body)
     except ValueError:
         raise connection_error(f"what answers at {server} is no yr daemon; check the address") from None
-    return answer
 
 
-def _connection(server: Address) -> http.client.HTTPConnection:
-    # Proxy variables are ignored unless asked for: a daemon is a neighbour.
-    proxy = getproxies().get("http", "") if os.environ.get("YR_ENABLE_HTTP_PROXY", "").lower() == "true" else ""
-    if proxy:
-        host = proxy.split("://")[-1].rstrip("/")
-        return http.client.HTTPConnection(host, timeout=_TIMEOUT)
-    return http.client.HTTPConnection(server.host, server.port, timeout=_TIMEOUT)
+def _proxy() -> tuple[str, int] | None:
+    """The HTTP proxy of the environment, which is ignored unless asked for: a daemon is a neighbour."""
+    if os.environ.get("YR_ENABLE_HTTP_PROXY", "").lower() != "true":
+        return None
+    from urllib.parse import urlsplit
+    from urllib.request import getproxies
 
-
-def _path(server: Address) -> str:
-    proxied = os.environ.get("YR_ENABLE_HTTP_PROXY", "").lower() == "true" and getproxies().get("http")
-    return f"http://{server}/yr/v1/endpoint" if proxied else "/yr/v1/endpoint"
+    proxy = urlsplit(getproxies().get("http", ""))
+    return (proxy.hostname, proxy.port or 80) if proxy.hostname else None
 
 
 def _boot_id() -> str:

@@ -28,7 +28,7 @@ _MAX_POD_LABELS = 5
 _MAX_NAMED_ID = 64  # bytes
 _MAX_PORT = 65535
 
-Wire = dict  # field of the protobuf message Options -> value
+Wire = dict[str, Any]  # field of the protobuf message Options -> value
 
 
 def refusal(prefix: str, text: str) -> YRValueError:

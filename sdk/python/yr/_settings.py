@@ -74,6 +74,13 @@ def fill(conf: Config) -> None:
         )
     if conf.env_file:
         _read_env_file(conf.env_file)
+    if not _flag("YR_DATASYSTEM_DEPLOYED", default=True) and not (
+        conf.bypass_datasystem or _flag("YR_BYPASS_DATASYSTEM")
+    ):
+        raise YRRuntimeError(
+            code=ErrorCode.ERR_PARAM_INVALID,
+            message="YR_DATASYSTEM_DEPLOYED is false, but every yr daemon is a data system; unset it",
+        )
     for name, variable in _TEXT_VARIABLES.items():
         if getattr(conf, name) == "":
             setattr(conf, name, os.environ.get(variable, ""))

@@ -12,7 +12,7 @@ from yr._discovery import Endpoint
 from yr._temporary import TemporaryCluster
 from yr.config import Config
 from yr.exception import YRError
-from yr.log import get_logger
+from yr.log import get_logger, init_logger
 
 _DRIVER = 1  # yr.Role
 
@@ -31,6 +31,7 @@ def open_driver(conf: Config) -> tuple[Runtime, TemporaryCluster | None]:
         YRValueError: (4002) there is no connection; the text says why and what to do.
     """
     _settings.fill(conf)
+    init_logger(conf.log_level, conf.logger)
     endpoint, temporary = _find(conf)
     try:
         runtime = _connect(conf, endpoint)

@@ -351,7 +351,7 @@ def _unpack(payload: bytes) -> YRInvokeError:
 
 def _dump(exc: Exception) -> bytes:
     """Pickle an exception so that it loads even if its constructor wants other arguments."""
-    import cloudpickle
+    import cloudpickle  # type: ignore[import-untyped]
 
     plain = type(exc).__reduce_ex__ is object.__reduce_ex__ and type(exc).__reduce__ is BaseException.__reduce__
     state = exc.__dict__ or None

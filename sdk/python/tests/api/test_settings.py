@@ -172,3 +172,11 @@ def test_code_paths_leave_the_interpreter_out(monkeypatch, tmp_path):
 def test_only_the_library_path_of_custom_envs_is_used():
     conf = Config(custom_envs={"LD_LIBRARY_PATH": "${HOME}/lib", "PATH": "/x"})
     assert _settings.worker_environment(conf) == {"LD_LIBRARY_PATH": "${HOME}/lib"}
+
+
+def test_a_cluster_without_data_system_is_refused(monkeypatch):
+    monkeypatch.setenv("YR_DATASYSTEM_DEPLOYED", "false")
+    with pytest.raises(yr.YRRuntimeError) as raised:
+        filled()
+    assert raised.value.code == 1001
+    filled(bypass_datasystem=True)
