@@ -114,14 +114,19 @@ func prepare(opt *StartOptions, settings *config.Settings) (dir session.Dir, und
 	if err := refuseSecond(opt); err != nil {
 		return dir, nil, nil, err
 	}
-	dir, err = session.Create(opt.Prefix, opt.Config.DeployPath(), opt.Begun)
+	deploy := opt.Config.DeployPath()
+	if opt.Temporary {
+		deploy = "" // its directory is removed with it
+	}
+	deployIsNew := deploy == "" || !exists(deploy)
+	dir, err = session.Create(opt.Prefix, deploy, opt.Begun)
 	if err != nil {
 		return dir, nil, nil, err
 	}
 	switch {
 	case opt.Temporary:
 		settings.HostIP, settings.LocalIP = "127.0.0.1", "127.0.0.1"
-		settings.DataDir = filepath.Join(dir.Path, "data")
+		settings.DataDir = dir.TemporaryData()
 	case settings.DataDir == "":
 		settings.DataDir = filepath.Join(opt.Prefix, "data")
 	}
@@ -129,8 +134,14 @@ func prepare(opt *StartOptions, settings *config.Settings) (dir session.Dir, und
 		With(settings.DataDir, "values", "data_dir").
 		With(dir.Path, "values", "deploy_path")
 	dataIsNew := !exists(settings.DataDir)
+	removeDeploy := func() {
+		dir.Clean(nil)
+		if deployIsNew {
+			_ = os.RemoveAll(dir.Path)
+		}
+	}
 	undo = func() {
-		_ = os.RemoveAll(dir.Path)
+		removeDeploy()
 		if dataIsNew {
 			_ = os.RemoveAll(settings.DataDir)
 		}
@@ -140,7 +151,7 @@ func prepare(opt *StartOptions, settings *config.Settings) (dir session.Dir, und
 	}
 	lock, err = lockData(settings.DataDir)
 	if err != nil {
-		_ = os.RemoveAll(dir.Path)
+		removeDeploy() // the data directory is another's
 		return dir, nil, nil, err
 	}
 	return dir, undo, lock, nil
@@ -215,6 +226,9 @@ func lockData(dataDir string) (*os.File, error) {
 	if err := os.MkdirAll(dataDir, 0o700); err != nil {
 		return nil, yr.E("open data directory", yr.ParamInvalid,
 			"%v; choose one of your own with -s 'values.data_dir=\"DIR\"' or --log-dir-prefix", err)
+	}
+	if err := session.OwnedByUs(dataDir, "-s 'values.data_dir=\"DIR\"'"); err != nil {
+		return nil, err
 	}
 	path := filepath.Join(dataDir, "LOCK")
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)

@@ -30,6 +30,9 @@ const (
 	maxSocketPath = 100
 	timeLayout    = "20060102_150405"
 
+	// marker is a file in every session's directory.
+	marker = ".yr_session"
+
 	// publicDir is the mode of directories that everybody may look into, for the
 	// logs and the master info; what is nobody else's business lies in Run.
 	publicDir = 0o755
@@ -42,13 +45,20 @@ type Dir struct {
 }
 
 // Create makes the directory of a new session. With an empty path it is named
-// after the time; starts within one second get a suffix.
+// after the time; starts within one second get a suffix. A path that somebody
+// chose must be new, empty, or a session's directory: files in it will be removed.
 func Create(prefix, path string, now time.Time) (Dir, error) {
 	if err := os.MkdirAll(prefix, publicDir); err != nil {
 		return Dir{}, yr.E("make session directory", yr.ParamInvalid,
 			"%v; choose a directory of your own with --log-dir-prefix", err)
 	}
+	if err := OwnedByUs(prefix, "--log-dir-prefix"); err != nil {
+		return Dir{}, err
+	}
 	if path != "" {
+		if err := mayBecomeSession(path); err != nil {
+			return Dir{}, err
+		}
 		return Dir{prefix, path}, makeTree(path)
 	}
 	for n := 1; ; n++ {
@@ -69,11 +79,45 @@ func Create(prefix, path string, now time.Time) (Dir, error) {
 	}
 }
 
+func mayBecomeSession(path string) error {
+	entries, err := os.ReadDir(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return yr.E("make session directory", yr.ParamInvalid, "values.deploy_path: %v", err)
+	}
+	if err := OwnedByUs(path, "values.deploy_path"); err != nil {
+		return err
+	}
+	if _, err := os.Lstat(filepath.Join(path, marker)); err != nil && len(entries) > 0 {
+		return yr.E("make session directory", yr.ParamInvalid,
+			"values.deploy_path=%q holds other files; name a new or an empty directory", path)
+	}
+	return nil
+}
+
+// OwnedByUs refuses a directory of somebody else, who could change under our feet
+// what we put there. option is how to choose another.
+func OwnedByUs(path, option string) error {
+	st, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	if owner := ownerOf(st); owner != os.Getuid() && owner != 0 {
+		return yr.E("use directory "+path, yr.Unauthorized, "it belongs to user %d; choose one of your own with %s", owner, option)
+	}
+	return nil
+}
+
 func makeTree(path string) error {
 	for _, sub := range []string{"logs/function_system", "logs/data_system/master", "logs/data_system/worker", "deploy", "checkpoints"} {
 		if err := os.MkdirAll(filepath.Join(path, sub), publicDir); err != nil {
 			return err
 		}
+	}
+	if err := os.WriteFile(filepath.Join(path, marker), nil, 0o600); err != nil {
+		return err
 	}
 	// Sockets and worker files: nobody else's business.
 	return os.MkdirAll(filepath.Join(path, "run", "workers"), 0o700)
@@ -99,6 +143,9 @@ func (d Dir) Run() string { return filepath.Join(d.Path, "run") }
 
 // Plan is the path of the file that tells the daemon what to be.
 func (d Dir) Plan() string { return filepath.Join(d.Run(), "plan.json") }
+
+// TemporaryData is the data directory of a temporary cluster.
+func (d Dir) TemporaryData() string { return filepath.Join(d.Path, "data") }
 
 // Workers is the directory of the files that describe live workers.
 func (d Dir) Workers() string { return filepath.Join(d.Run(), "workers") }
@@ -216,7 +263,7 @@ func (d Dir) Clean(f *File) {
 			_ = os.Remove(info)
 		}
 	}
-	if f != nil && f.Temporary && f.DataDir != "" {
-		_ = os.RemoveAll(f.DataDir)
+	if f != nil && f.Temporary {
+		_ = os.RemoveAll(d.TemporaryData())
 	}
 }

@@ -110,8 +110,21 @@ func write(f *os.File, content []byte) error {
 	return err
 }
 
-// Load reads a session.json.
+// Load reads a session.json of this user. It says which processes are to be
+// killed and which files removed, so nobody else's is believed, and what it says
+// of its own place is not either.
 func Load(path string) (*File, error) {
+	path, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return nil, err
+	}
+	st, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if owner := ownerOf(st); owner != os.Getuid() && st.Mode().IsRegular() {
+		return nil, yr.E("read session", yr.Unauthorized, "%s belongs to user %d; run the command as that user", path, owner)
+	}
 	text, err := os.ReadFile(path)
 	if err != nil {
 		return nil, err
@@ -123,8 +136,8 @@ func Load(path string) (*File, error) {
 	if f.ClusterInfo.Daemon.PID <= 0 {
 		return nil, yr.E("read session", yr.ParamInvalid, "%s is not a session file: it names no daemon", path)
 	}
-	if f.Dir.Path == "" {
-		f.Dir.Path = filepath.Dir(path)
+	if f.Dir.Path, err = filepath.Abs(filepath.Dir(path)); err != nil {
+		return nil, err
 	}
 	return f, nil
 }

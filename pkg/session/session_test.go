@@ -36,6 +36,32 @@ func TestAChosenDirectory(t *testing.T) {
 	require.Equal(t, "mine", target)
 }
 
+func TestAChosenDirectoryWithOtherFilesIsLeftAlone(t *testing.T) {
+	dir := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "thesis"), nil, 0o600))
+	_, err := Create(t.TempDir(), dir, time.Now())
+	require.ErrorContains(t, err, "holds other files")
+
+	again := filepath.Join(dir, "s")
+	for range 2 {
+		_, err = Create(t.TempDir(), again, time.Now())
+		require.NoError(t, err, "a session's directory may be used again")
+	}
+}
+
+func TestASessionFileIsNotBelievedWhereItLies(t *testing.T) {
+	d, err := Create(t.TempDir(), "", time.Now())
+	require.NoError(t, err)
+	f := &File{Dir: Dir{d.Prefix, d.Path}, ClusterInfo: ClusterInfo{Daemon: Daemon{PID: 1}}}
+	f.Dir.Path = d.Path
+	require.NoError(t, f.Write())
+	moved := filepath.Join(t.TempDir(), "session.json")
+	require.NoError(t, os.Rename(d.File(), moved))
+	back, err := Load(moved)
+	require.NoError(t, err)
+	require.Equal(t, filepath.Dir(moved), back.Dir.Path, "what is removed lies beside the file")
+}
+
 func TestADirectoryThatCannotBeMade(t *testing.T) {
 	_, err := Create("/proc/nowhere", "", time.Now())
 	require.ErrorContains(t, err, "--log-dir-prefix")
@@ -113,7 +139,7 @@ func TestCleanTouchesNobodyElse(t *testing.T) {
 	require.NoError(t, err)
 	info := filepath.Join(prefix, MasterInfo)
 	require.NoError(t, os.WriteFile(info, []byte("another cluster's\n"), 0o600))
-	f := &File{Dir: d, MasterInfo: "mine\n", DataDir: filepath.Join(prefix, "data")}
+	f := &File{Dir: d, MasterInfo: "mine\n", DataDir: d.TemporaryData()}
 	require.NoError(t, os.MkdirAll(f.DataDir, 0o700))
 	d.Clean(f)
 	require.FileExists(t, info)
