@@ -288,7 +288,7 @@ func (a *Agent) mapSegment(c *session.Conn, body []byte) {
 		c.Last(answer)
 		return
 	}
-	defer f.Close() //nolint:errcheck // a descriptor that was only passed on
+	defer f.Close()
 	if err := c.SendDescriptor(answer, int(f.Fd())); err != nil {
 		a.opt.Log.Debug().Err(err).Msg("a segment's descriptor was not taken")
 	}

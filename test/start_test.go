@@ -63,7 +63,7 @@ func busyPort(t *testing.T) string {
 func freePort(t *testing.T) string {
 	listener, err := net.Listen("tcp", ":0") //nolint:gosec // the daemon may bind any address
 	require.NoError(t, err)
-	defer listener.Close() //nolint:errcheck // nothing was written
+	defer listener.Close()
 	return strconv.Itoa(listener.Addr().(*net.TCPAddr).Port)
 }
 
@@ -99,10 +99,10 @@ func TestTwoClustersLeaveEachOtherAlone(t *testing.T) {
 }
 
 func TestInterruptWhileStartingLeavesNothing(t *testing.T) {
-	for _, after := range []time.Duration{0, 5, 10, 20, 40, 80} {
+	for _, after := range []int{0, 5, 10, 20, 40, 80} { // milliseconds
 		c := harness.New(t)
 		p := c.Command(harness.Binary(t), "--log-dir-prefix", c.Prefix, "start", "--master")
-		timer := time.NewTimer(after * time.Millisecond)
+		timer := time.NewTimer(time.Duration(after) * time.Millisecond)
 		<-timer.C
 		p.Signal(syscall.SIGINT)
 		if r := p.Wait(); r.Code == 0 { // it was ready before

@@ -35,7 +35,7 @@ func exchange(t *testing.T, c *harness.Cluster, first, then []byte) (types []wir
 	t.Helper()
 	conn, err := net.Dial("unix", c.Session.Socket)
 	require.NoError(t, err)
-	defer conn.Close() //nolint:errcheck // nothing is kept
+	defer conn.Close()
 	require.NoError(t, conn.SetDeadline(time.Now().Add(15*time.Second)))
 	_, err = conn.Write(first)
 	require.NoError(t, err)
@@ -153,7 +153,7 @@ func TestNoise(t *testing.T) {
 	c.Run(warmUp)
 	before := c.Settled()
 	was := c.Child()
-	random := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // a test repeats
+	random := rand.New(rand.NewPCG(1, 2)) // a test repeats
 	kinds := []wire.Type{
 		wire.CallType, wire.ResultT, wire.PutType, wire.Retain, wire.Release, wire.Get, wire.Blocked, wire.Yield, wire.Define,
 		wire.Create, wire.Bind, wire.Lookup, wire.Kill, wire.Cancel, wire.Lease, wire.Return, wire.Map, wire.Announced,
@@ -163,7 +163,7 @@ func TestNoise(t *testing.T) {
 		for range random.IntN(4) + 1 {
 			body := make([]byte, random.IntN(200))
 			for i := range body {
-				body[i] = byte(random.Uint32() >> 24 & (random.Uint32() >> 28)) // mostly small numbers: they get further
+				body[i] = byte(random.Uint32() >> 24 & (random.Uint32() >> 28)) //nolint:gosec // mostly small numbers: they get further
 			}
 			raw = wire.AppendBytes(raw, kinds[random.IntN(len(kinds))], uint8(random.Uint32()), random.Uint64(), body) //nolint:gosec // any byte
 		}

@@ -128,7 +128,7 @@ func New(opt Options) *Launcher {
 // Its context is not kept.
 func (l *Launcher) Open(context.Context) error {
 	for _, dir := range []string{l.opt.LogDir, l.opt.RunDir} {
-		if err := os.MkdirAll(dir, 0o755); err != nil {
+		if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // logs may be read by everybody
 			return yr.Wrap("open launcher", yr.Internal, err)
 		}
 	}

@@ -343,21 +343,21 @@ func TestExecTimeVariablesMakeAnotherTemplate(t *testing.T) {
 		defer f.l.mu.Unlock()
 		return len(f.l.templates)
 	}
-	print := func(name string, env map[string]string) string {
+	printed := func(name string, env map[string]string) string {
 		return f.says(f.start("import os; print(os.environ.get('"+name+"'), flush=True)", func(s *Spec) {
 			for k, v := range env {
 				s.Env[k] = v
 			}
 		}))
 	}
-	require.Equal(t, "x", print("ORDINARY", map[string]string{"ORDINARY": "x"}))
+	require.Equal(t, "x", printed("ORDINARY", map[string]string{"ORDINARY": "x"}))
 	require.Equal(t, 1, templates())
-	require.Equal(t, "2", print("OMP_NUM_THREADS", map[string]string{"OMP_NUM_THREADS": "2"}))
+	require.Equal(t, "2", printed("OMP_NUM_THREADS", map[string]string{"OMP_NUM_THREADS": "2"}))
 	require.Equal(t, 2, templates())
 	require.Equal(t, "/base/lib:/code:/was",
-		print("LD_LIBRARY_PATH", map[string]string{"LD_LIBRARY_PATH": "${BASE}/lib:${CODE}:${LD_LIBRARY_PATH}", "CODE": "/code"}))
+		printed("LD_LIBRARY_PATH", map[string]string{"LD_LIBRARY_PATH": "${BASE}/lib:${CODE}:${LD_LIBRARY_PATH}", "CODE": "/code"}))
 	require.Equal(t, 3, templates())
-	require.Equal(t, "y", print("ORDINARY", map[string]string{"ORDINARY": "y"}))
+	require.Equal(t, "y", printed("ORDINARY", map[string]string{"ORDINARY": "y"}))
 	require.Equal(t, 3, templates())
 	id := f.start("import time; print(time.strftime('%Z'), flush=True)", func(s *Spec) { s.Env["TZ"] = "XYZ-3" })
 	require.Equal(t, "XYZ", f.says(id))

@@ -143,7 +143,7 @@ func (s *Session) lookup(corr uint64, m *wirepb.Lookup) {
 	if in := s.r.named[nameKey{s.job.tenant, namespace, m.GetName()}]; in != nil && in.state == yr.StateRunning {
 		f = &wirepb.Found{
 			Found: true, InstanceId: in.id[:], Descriptor_: in.descriptor, Language: in.job.language,
-			State: uint32(in.state), Ordered: in.ordered, //nolint:gosec // 0 to 13
+			State: uint32(in.state), Ordered: in.ordered,
 		}
 	}
 	s.queue(func(dst []byte) []byte { return wire.AppendMessage(dst, wire.Found, corr, f) })

@@ -35,7 +35,6 @@ type node struct {
 
 	mu      sync.Mutex
 	workers map[yr.ID]*worker
-	starts  int
 	failing error // what starting a worker ends in
 }
 
@@ -101,7 +100,6 @@ func (n *node) serve(nc *net.UnixConn) {
 // Start and Kill play the launcher.
 func (n *node) Start(s launch.Spec) {
 	n.mu.Lock()
-	n.starts++
 	failing := n.failing
 	n.mu.Unlock()
 	go func() {
@@ -134,12 +132,6 @@ func (n *node) exit(w *worker, id yr.ID, text string) {
 		_ = w.nc.Close()
 	}
 	n.router.WorkerExited(launch.Exit{Worker: id, PID: 1, Text: text})
-}
-
-func (n *node) started() int {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.starts
 }
 
 // peer is one end of a session as an SDK has it.

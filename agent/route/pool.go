@@ -228,8 +228,8 @@ func (r *Router) grow(p *pool) {
 			p.reason = fmt.Sprintf("all %d workers that max_instances allows are busy", p.max)
 			return
 		}
-		if cap := p.job.maxWorkers; cap > 0 && p.job.workers >= cap {
-			p.reason = fmt.Sprintf("all %d workers that max_task_instance_num allows are busy", cap)
+		if most := p.job.maxWorkers; most > 0 && p.job.workers >= most {
+			p.reason = fmt.Sprintf("all %d workers that max_task_instance_num allows are busy", most)
 			return
 		}
 		if err := r.startPoolWorker(p, p.queue.peek().caller); err != nil {

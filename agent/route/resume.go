@@ -56,7 +56,7 @@ func (r *Router) Recover(workers []launch.Survivor, sessions []yr.ID) {
 		rec.drivers[id] = true
 	}
 	// Workers remember function numbers of the daemon before; start beyond them.
-	r.functions = uint32(r.opt.Now().Unix()&0x7ff) << 20 //nolint:gosec // 11 bits
+	r.functions = uint32(r.opt.Now().Unix()&0x7ff) << 20
 	r.recovery = rec
 	r.names.BeginRecovery()
 }

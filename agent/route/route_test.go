@@ -158,7 +158,7 @@ func TestDeadlines(t *testing.T) {
 	d := n.driver(&wirepb.Hello{})
 	f := d.define(&wirepb.Options{Cpu: 1000})
 	id := d.id()
-	tail := wire.AppendTail(nil, &wire.Tail{Deadline: uint64(time.Now().Add(100 * time.Millisecond).UnixMicro())}) //nolint:gosec // after 1970
+	tail := wire.AppendTail(nil, &wire.Tail{Deadline: uint64(time.Now().Add(100 * time.Millisecond).UnixMicro())})
 	d.send(wire.AppendCall(nil, 0, &wire.Call{ID: id, Target: f, Returns: 1, Args: []byte("hold"), Tail: tail}))
 	require.Equal(t, yr.DeadlineExceeded, d.result(id).code)
 }

@@ -32,8 +32,7 @@ type Session struct {
 	full       bool         // the connection's queue is above its high water
 	late       []lateResult // that a full connection could not take yet
 	freed      []yr.Place
-	goodbye    uint64 // corr of GOODBYE + 1, once it was said
-	announcing bool   // resuming, ANNOUNCED not seen yet
+	announcing bool // resuming, ANNOUNCED not seen yet
 
 	scratch []wire.Value // reused by the reader
 }

@@ -89,7 +89,7 @@ func (q *ring) take(number uint64) (delivery, bool) {
 	for k < len(q.list) && q.list[k].done {
 		k++
 	}
-	q.first += uint64(k) //nolint:gosec // k is not negative
+	q.first += uint64(k)
 	if k == len(q.list) {
 		q.list = q.list[:0]
 	} else {
@@ -102,7 +102,7 @@ func (q *ring) take(number uint64) (delivery, bool) {
 func (q *ring) after(number uint64) []delivery {
 	var got []delivery
 	for i := range q.list {
-		if d := &q.list[i]; !d.done && q.first+uint64(i) > number { //nolint:gosec // i is not negative
+		if d := &q.list[i]; !d.done && q.first+uint64(i) > number {
 			got = append(got, *d)
 			d.done, d.call = true, nil
 			q.n--
@@ -359,7 +359,7 @@ func (r *Router) deliver(w *worker, c *call) {
 		}
 		tail := wire.Tail{Attempt: c.attempt, Trace: c.trace}
 		if !c.deadline.IsZero() {
-			tail.Deadline = uint64(c.deadline.UnixMicro()) //nolint:gosec // deadlines lie after 1970
+			tail.Deadline = uint64(c.deadline.UnixMicro())
 		}
 		return wire.EndTask(dst, at, &t, &tail)
 	})

@@ -30,7 +30,6 @@ type worker struct {
 	deaf     bool // yielded: drops tasks until YIELDED
 	running  bool
 	started  uint64
-	retiring bool
 	count    int
 	released chan string
 }

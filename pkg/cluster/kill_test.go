@@ -27,7 +27,7 @@ func TestKilledAtAnyMoment(t *testing.T) {
 	}
 	dir := t.TempDir()
 	for range 4 {
-		child := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$") //nolint:gosec // this program
+		child := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$")
 		child.Env = append(os.Environ(), alone+"="+t.Name(), killDir+"="+dir)
 		out, err := child.StdoutPipe()
 		require.NoError(t, err)

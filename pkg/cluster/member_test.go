@@ -184,7 +184,7 @@ func TestFullDisk(t *testing.T) {
 // A disk that fills up later ends the member, not the process, and says why.
 func TestDiskFullLater(t *testing.T) {
 	if os.Getenv(alone) == "" {
-		child := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v") //nolint:gosec // this program
+		child := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")
 		child.Env = append(os.Environ(), alone+"="+t.Name())
 		out, err := child.CombinedOutput()
 		require.NoError(t, err, "%s", out)

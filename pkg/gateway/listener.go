@@ -70,7 +70,7 @@ func peerUID(c net.Conn) (uid uint32, ok bool) {
 	var cred *unix.Ucred
 	var credErr error
 	err = raw.Control(func(fd uintptr) {
-		cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) //nolint:gosec // a descriptor
+		cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
 	})
 	if err != nil || credErr != nil {
 		return 0, false

@@ -133,7 +133,7 @@ const resultHead = 24
 func AppendResult(dst []byte, corr uint64, id yr.ID, values []Value) []byte {
 	dst, at := begin(dst, ResultT, 0, corr)
 	dst = append(dst, id[:]...)
-	dst = append(dst, byte(len(values)), 0, 0, 0)
+	dst = append(dst, byte(len(values)), 0, 0, 0) //nolint:gosec // bounded by MaxReturns
 	for i := range values {
 		dst = AppendValue(dst, &values[i], false)
 	}
@@ -237,7 +237,7 @@ func AppendU64(dst []byte, t Type, n uint64, reason int) []byte {
 	dst, at := begin(dst, t, 0, 0)
 	dst = le.AppendUint64(dst, n)
 	if reason >= 0 {
-		dst = append(dst, byte(reason))
+		dst = append(dst, byte(reason)) //nolint:gosec // 1 or 2
 	}
 	return finish(dst, at)
 }

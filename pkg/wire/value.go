@@ -16,7 +16,7 @@ const (
 // the error that stands for it.
 type Value struct {
 	Kind       Kind
-	Serialized bool   // Failed: Data is an SDK-serialised exception, else UTF-8 text
+	Serialized bool // Failed: Data is an SDK-serialised exception, else UTF-8 text
 	Code       yr.Code
 	Data       []byte // Inline: the bytes; Failed: the payload
 	Place      yr.Place

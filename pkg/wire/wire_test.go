@@ -96,7 +96,7 @@ func drawIDs(t *rapid.T, label string) IDs {
 }
 
 func drawValue(t *rapid.T) Value {
-	v := Value{Kind: Kind(rapid.IntRange(0, 2).Draw(t, "kind")), Contains: drawIDs(t, "contains")}
+	v := Value{Kind: Kind(rapid.ByteRange(0, 2).Draw(t, "kind")), Contains: drawIDs(t, "contains")}
 	switch v.Kind {
 	case Placed:
 		v.Place = yr.Place{Segment: rapid.Uint32().Draw(t, "segment"), Generation: 1, Offset: rapid.Uint64().Draw(t, "offset"), Length: 9}

@@ -44,7 +44,7 @@ func Extract(dir string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("extract the SDK: %w", err)
 	}
-	defer os.RemoveAll(fresh) //nolint:errcheck // gone once it is renamed
+	defer os.RemoveAll(fresh)
 	if err := sources.write(fresh); err != nil {
 		return "", fmt.Errorf("extract the SDK: %w", err)
 	}
@@ -63,7 +63,7 @@ func put(fresh, target string, want sources) error {
 	if err := os.Rename(target, fresh+".old"); err != nil {
 		return err
 	}
-	defer os.RemoveAll(fresh + ".old") //nolint:errcheck // a leftover does no harm
+	defer os.RemoveAll(fresh + ".old")
 	return os.Rename(fresh, target)
 }
 

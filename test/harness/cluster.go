@@ -182,7 +182,7 @@ func (c *Cluster) left() (left []string) {
 			filepath.Base(filepath.Dir(path)) == "workers":
 			left = append(left, "file "+path)
 		}
-		return nil
+		return nil //nolint:nilerr // what is gone was not left
 	})
 	if c.Session != nil {
 		if dir := filepath.Dir(c.Session.Socket); !strings.HasPrefix(dir, c.Prefix) {

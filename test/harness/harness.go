@@ -52,7 +52,7 @@ func Binary(t testing.TB) string {
 		return path
 	}
 	built.once.Do(func() {
-		if built.dir, built.err = os.MkdirTemp("", "yr-test-bin-"); built.err != nil {
+		if built.dir, built.err = os.MkdirTemp("", "yr-test-bin-"); built.err != nil { //nolint:usetesting // it outlives this test
 			return
 		}
 		built.path = filepath.Join(built.dir, "yr")

@@ -28,7 +28,7 @@ func (a *API) debugCounters(w http.ResponseWriter, _ *http.Request) {
 	setDefault(counters, "objects", store.Objects)
 	setDefault(counters, "workers", a.options.Source.Node().Workers)
 	counters["goroutines"] = uint64(runtime.NumGoroutine()) //nolint:gosec // a count
-	counters["fds"] = uint64(len(descriptors) - 1)          // not the one that reads the directory
+	counters["fds"] = uint64(len(descriptors) - 1)          //nolint:gosec // without the one that reads the directory
 	var memory runtime.MemStats
 	runtime.ReadMemStats(&memory)
 	counters["heap_bytes"] = memory.HeapAlloc

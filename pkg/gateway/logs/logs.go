@@ -120,9 +120,8 @@ func (r Reader) path(worker string, s Stream) (string, error) {
 
 // validWorker accepts what an identifier may hold: letters, digits, '-', '_'.
 func validWorker(id string) bool {
-	return id != "" && len(id) <= 128 && strings.IndexFunc(id, func(c rune) bool {
-		return !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '-' || c == '_')
-	}) < 0
+	const valid = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_"
+	return id != "" && len(id) <= 128 && strings.Trim(id, valid) == ""
 }
 
 // follower copies one file as it grows. A file that does not exist yet is empty;
