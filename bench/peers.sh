@@ -11,7 +11,7 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 python=${PYTHON:-python3}
 venv=$root/build/venv-ray
 
-if ! "$venv/bin/python" -c 'import ray, numpy' 2>/dev/null; then
+if ! "$venv/bin/python" -c 'import ray, numpy, cloudpickle' 2>/dev/null; then
     "$python" -m venv "$venv"
     "$venv/bin/python" -m pip install --quiet ray numpy cloudpickle
 fi

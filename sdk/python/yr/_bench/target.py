@@ -100,16 +100,23 @@ class YrTarget:
 
     def stop(self) -> None:
         """See ``Target.stop``."""
-        if self._running:
+        try:
+            if self._running:
+                self._running = False
+                self._disconnect()
+        finally:
+            if self._prefix:
+                shutil.rmtree(self._prefix, ignore_errors=True)
+                self._prefix = ""
+
+    def _disconnect(self) -> None:
+        os.environ.pop("YR_MASTER_INFO_PATH", None)
+        try:
             import yr
 
             yr.finalize()
+        finally:
             self._command("stop")
-            self._running = False
-            os.environ.pop("YR_MASTER_INFO_PATH", None)
-        if self._prefix:
-            shutil.rmtree(self._prefix, ignore_errors=True)
-            self._prefix = ""
 
     def function(self, body: Callable[..., Any], cores: float = 1) -> Callable[..., Any]:
         """See ``Target.function``."""

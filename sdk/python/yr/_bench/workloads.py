@@ -31,6 +31,7 @@ def _one_by_one(target: Target, call: Callable[[], Any], size: Size) -> Iterator
     count, clock = size.of(1000), time.perf_counter
     with floors.Echo() as echo:
         while True:
+            target.get([call() for _ in range(10)])
             echo_trips = echo.round_trips(count)
             trips = []
             for _ in range(count):
@@ -53,6 +54,8 @@ def _in_batches(
     batches = size.of(20)
     with floors.Echo() as echo:
         while True:
+            # In turns with a peer, the workers of the last round may have been let go: have them back before it counts.
+            target.get([call() for _ in range(BATCH)])
             floor = echo.batched(BATCH, batches)
             groups = target.processes()
             before = {role: processes.cpu_seconds(pids) for role, pids in groups.items()}
@@ -98,6 +101,7 @@ def call_and_forget(target: Target, size: Size) -> Iterator[Round]:
     """A stateless function whose references are dropped at once. The round ends when the last call's value is there."""
     call, count = target.function(bodies.small), size.of(20 * BATCH)
     while True:
+        target.get([call() for _ in range(BATCH)])
         began = time.perf_counter()
         for _ in range(count - 1):
             call()
@@ -145,6 +149,7 @@ def put_small(target: Target, size: Size) -> Iterator[Round]:
     consume, count, value, put = target.function(bodies.length), size.of(20 * BATCH), os.urandom(SMALL), target.put
     while True:
         kept = []
+        target.get(consume(value))
         began = time.perf_counter()
         for _ in range(count):
             kept.append(put(value))
