@@ -49,6 +49,12 @@ def connection_error(text: str, cls: type[YRError] = YRValueError) -> YRError:
     return cls.from_error_info(info, "failed to init")
 
 
+def inherited() -> Endpoint | None:
+    """The daemon that runs the worker which started this program; None elsewhere."""
+    socket = os.environ.get("YR_AGENT_SOCKET", "")  # set by yr._worker.main
+    return Endpoint(socket, socket) if socket and os.path.exists(socket) else None
+
+
 def master_info_path() -> str:
     """The file that names the current cluster of this machine."""
     return os.environ.get("YR_MASTER_INFO_PATH") or DEFAULT_MASTER_INFO_PATH

@@ -44,13 +44,16 @@ def open_driver(conf: Config) -> tuple[Runtime, TemporaryCluster | None]:
 
 
 def _find(conf: Config) -> tuple[Endpoint, TemporaryCluster | None]:
-    """The interface's order: the address, the master info, a temporary cluster."""
+    """The interface's order: the address, the master info, a temporary cluster; in between, a worker's own node."""
     server = _settings.locate(conf)
     if server is not None:
         return _discovery.ask(server, tls=bool(conf.enable_tls or conf.enable_mtls)), None
     line = os.environ.get("YR_MASTER_INFO")
     if line:
         return _discovery.ask(_discovery.parse_master_info(line).server), None
+    endpoint = _discovery.inherited()
+    if endpoint is not None:
+        return endpoint, None
     path = _discovery.master_info_path()
     info = _discovery.read_master_info(path)
     if info is not None:

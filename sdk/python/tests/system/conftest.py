@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yr
 
-BINARY = Path(__file__).resolve().parents[4] / "build" / "yr"
+BINARY = Path(os.environ.get("YR_BINARY") or Path(__file__).resolve().parents[4] / "build" / "yr")
 
 
 @pytest.fixture(scope="module")

@@ -53,6 +53,45 @@ def test_an_address_alone_is_enough(cluster):
         yr.finalize()
 
 
+def test_a_wrong_token_is_refused(cluster):
+    with pytest.raises(yr.YRValueError, match=r"^failed to init, code: 1014, .*token"):
+        yr.init(yr.Config(server_address=cluster["server_address"], auth_token="wrong", enable_tls=False))
+    assert not yr.is_initialized()
+
+
+def test_one_job_id_for_several_rounds(cluster):
+    conf = yr.Config(server_address=cluster["server_address"], job_id="job-00000007")
+    for n in range(3):
+        assert yr.init(conf).job_id == "job-00000007"
+        assert get(square.invoke(n)) == n * n
+        yr.finalize()
+
+
+def test_ctrl_c_interrupts_get(connected, tmp_path):
+    ref = hold.invoke(str(tmp_path / "never"))
+    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        get(ref)
+    assert time.monotonic() - began < 2
+
+
+def test_an_idle_worker_is_released(cluster):
+    yr.init(yr.Config(server_address=cluster["server_address"], recycle_time=1))
+    try:
+        which = yr.invoke(lambda: os.environ["INSTANCE_ID"])
+        first = get(which.invoke())
+        assert get(which.invoke()) == first
+        deadline = time.monotonic() + TIMEOUT
+        while time.monotonic() < deadline:
+            time.sleep(1.2)  # being idle takes time, and asking would end it
+            if get(which.invoke()) != first:
+                return
+        pytest.fail("the worker is still there")
+    finally:
+        yr.finalize()
+
+
 def test_init_twice(connected):
     with pytest.raises(RuntimeError, match=r"^yr.init cannot be called twice$"):
         yr.init()
@@ -200,6 +239,19 @@ def test_a_forked_child_starts_afresh_and_the_parent_goes_on(connected):
         "print(yr.get(square.invoke(4)))\n"
     )
     assert done.stdout == "16\n", done.stderr
+
+
+def test_a_program_started_by_a_worker_joins_the_same_cluster(connected):
+    program = "import yr; yr.init(); print(yr.apis.get_node_id())"
+
+    def start():
+        import subprocess
+        import sys
+
+        return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+
+    done = get(yr.invoke(start).invoke())
+    assert (done.stdout.strip(), done.stderr) == (yr.runtime_holder.global_runtime.get_runtime().node, "")
 
 
 def test_main_module_code_travels(connected, tmp_path):

@@ -30,6 +30,7 @@ _log = logging.getLogger("yr.worker")
 def run(worker_id: str, token: str, socket_path: str) -> NoReturn:
     """Serve as worker ``worker_id`` of the agent at ``socket_path``; ends the process."""
     code = 1
+    os.environ["YR_AGENT_SOCKET"] = socket_path  # so that a program that user code starts finds this node
     try:
         code = Worker(worker_id, token, socket_path).serve()
     except BaseException:
