@@ -558,7 +558,7 @@ class Session:
 
     def resume(self) -> None:
         """Reconnect with the resume token and say again what we hold; the background thread calls it."""
-        hello = dict(self.hello, resume_token=self.welcome["resume_token"])
+        hello = dict(self.hello, resume_token=self.welcome["resume_token"], job=self.welcome["job"])
         end = time.monotonic() + RESUME_SECONDS
         delay = 0.02
         while not self.closed:
