@@ -100,6 +100,9 @@ func (a *Agent) Open(ctx context.Context) error {
 	if err := a.sessions.open(a.opt.RunDir); err != nil {
 		return err
 	}
+	if python := os.Getenv("YR_PYTHON"); python != "" { // said to be used: have it warm when the first driver comes
+		a.launcher.Warm("python", python, nil)
+	}
 	survivors := a.launcher.Survivors()
 	if a.opt.Restarted {
 		for _, s := range survivors {

@@ -134,23 +134,35 @@ type answer struct {
 	Error string `json:"error"`
 }
 
+// How far a template has come with a batch.
+type progress int
+
+const (
+	unread   progress = iota // nothing is forked
+	begun                    // perhaps
+	answered                 // the answer is true, and its workers are the daemon's children
+)
+
 // fork has the template fork one worker for each order. An error says that the
-// template is of no use any more; begun tells whether it may have forked some.
-func (p *process) fork(ctx context.Context, limit time.Duration, orders []order) (a answer, begun bool, err error) {
+// template is of no use any more.
+func (p *process) fork(ctx context.Context, limit time.Duration, orders []order) (a answer, far progress, err error) {
 	message := struct {
 		Forks []order `json:"forks"`
 	}{orders}
 	if err := p.send(limit, message); err != nil {
-		return a, false, err
+		return a, unread, err
 	}
 	if err := p.receive(ctx, limit, nil); err != nil {
-		return a, false, err
+		return a, unread, err
 	}
-	return a, true, p.receive(ctx, limit, &a)
+	if err := p.receive(ctx, limit, &a); err != nil {
+		return a, begun, err
+	}
+	return a, answered, p.receive(ctx, limit, nil)
 }
 
 // Messages are a little-endian u32 length and that much JSON. The empty message,
-// which receive expects if v is nil, says that forking begins.
+// which receive expects if v is nil, says that forking begins, and that it is over.
 
 func (p *process) send(limit time.Duration, v any) error {
 	body, err := json.Marshal(v)

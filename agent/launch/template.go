@@ -157,17 +157,20 @@ func (t *template) fork(batch []*worker) {
 	for i, w := range batch {
 		orders[i] = t.runtime.order(w.spec)
 	}
-	a, begun, err := t.process.fork(t.l.ctx, t.l.opt.ForkTimeout, orders)
+	a, far, err := t.process.fork(t.l.ctx, t.l.opt.ForkTimeout, orders)
+	program := t.process.program
+	hung := errors.Is(err, os.ErrDeadlineExceeded)
 	if err != nil {
-		why := t.lost(err)
-		if !begun && !errors.Is(err, os.ErrDeadlineExceeded) && t.putBack(batch) {
-			return // it had died before: nothing is forked twice
-		}
-		t.l.enter(batch, nil, why)
-		return
+		err = t.lost(err)
 	}
-	t.l.enter(batch, a.PIDs, yr.E("fork worker", yr.ResourceNotEnough, "%s: the kernel refused: %s; "+
-		"raise the limit of processes or memory, or ask for fewer workers", t.process.program, a.Error))
+	switch {
+	case far == unread && !hung && t.putBack(batch): // it had died before: nothing is forked twice
+	case far == answered:
+		t.l.enter(batch, a.PIDs, yr.E("fork worker", yr.ResourceNotEnough, "%s: the kernel refused: %s; "+
+			"raise the limit of processes or memory, or ask for fewer workers", program, a.Error))
+	default:
+		t.l.enter(batch, nil, err)
+	}
 }
 
 // lost drops an interpreter that did not answer and says what happened to it.

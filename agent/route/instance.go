@@ -23,17 +23,18 @@ type instance struct {
 	need       yr.Resources
 	ordered    bool
 
-	state    yr.InstanceState
-	since    time.Time
-	reason   string // why it waits, or why it ended
-	worker   *worker
-	ctor     *call     // the constructor's arguments
-	ctorNo   uint64    // its delivery number, while it runs
-	boundTo  *instance // the named instance that already existed
-	failure  wire.Value
-	restarts int
-	starts   int // workers in a row that ended before they connected
-	estimate time.Duration
+	state      yr.InstanceState
+	since      time.Time
+	reason     string // why it waits, or why it ended
+	worker     *worker
+	lastWorker yr.ID     // names its log files when it has ended
+	ctor       *call     // the constructor's arguments
+	ctorNo     uint64    // its delivery number, while it runs
+	boundTo    *instance // the named instance that already existed
+	failure    wire.Value
+	restarts   int
+	starts     int // workers in a row that ended before they connected
+	estimate   time.Duration
 
 	lanes    map[yr.Prefix]*lane // ordered: calls by caller
 	loose    fifo                // unordered: ready calls
@@ -145,7 +146,7 @@ func (r *Router) placeInstances() {
 		w := &worker{in: in, job: in.job, concurrency: max(1, int(in.options.GetConcurrency()))}
 		err := r.start(w, in.need, in.options, "instance "+in.id.String(), in.ctor.caller)
 		if err == nil {
-			in.worker = w
+			in.worker, in.lastWorker = w, w.id
 			in.set(yr.StateCreating, "its worker is starting")
 			continue
 		}

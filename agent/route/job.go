@@ -59,6 +59,9 @@ func (r *Router) newJob(h *wirepb.Hello) *job {
 		instances: make(map[*instance]struct{}),
 	}
 	r.jobs[id] = j
+	if h.GetRole() == uint32(yr.RoleDriver) {
+		r.opt.Launcher.Warm(j.language, j.interpreter, j.env) // its first call need not wait for an interpreter
+	}
 	return j
 }
 

@@ -229,12 +229,20 @@ func (g *graveyard) call(c *call, v wire.Value) {
 	if !v.Serialized {
 		reason = string(v.Data[:min(len(v.Data), maxReason)])
 	}
-	g.add(yr.Explanation{ID: c.id.String(), Kind: "call", State: "failed", Reason: c.name() + ": " + reason})
+	e := yr.Explanation{ID: c.id.String(), Kind: "call", State: "failed", Reason: c.name() + ": " + reason}
+	if c.worker != nil {
+		e.Worker = c.worker.id.String()
+	}
+	g.add(e)
 }
 
 func (g *graveyard) instance(in *instance) {
-	g.add(yr.Explanation{
+	e := yr.Explanation{
 		ID: in.id.String(), Kind: "instance", State: in.state.String(),
 		Reason: in.reason, Trail: []string{"class " + in.class, "since " + in.since.Format(time.RFC3339)},
-	})
+	}
+	if !in.lastWorker.IsZero() {
+		e.Worker = in.lastWorker.String()
+	}
+	g.add(e)
 }

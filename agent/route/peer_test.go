@@ -120,6 +120,9 @@ func (n *node) Start(s launch.Spec) {
 	}()
 }
 
+// Warm has nothing to warm.
+func (n *node) Warm(string, string, map[string]string) {}
+
 func (n *node) Kill(id yr.ID) {
 	n.mu.Lock()
 	w := n.workers[id]

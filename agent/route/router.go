@@ -61,6 +61,7 @@ const DefaultMaxWorkers = 2000
 type Launcher interface {
 	Start(launch.Spec)
 	Kill(worker yr.ID)
+	Warm(language, interpreter string, env map[string]string)
 }
 
 // Registry keeps the names of named instances, unique in a cluster. Its methods

@@ -201,11 +201,16 @@ func (s *Session) queue(add func(dst []byte) []byte) {
 	if s.closed {
 		return
 	}
-	if s.conn.Queue(add) && !s.full {
+	s.touch()
+	n := s.conn.Queue(add)
+	if n <= session.WriteAt {
+		return
+	}
+	s.conn.Flush() // never waits; a turn with a lot to say need not keep all of it
+	if n > session.HighWater && !s.full {
 		s.full = true
 		go s.awaitRoom()
 	}
-	s.touch()
 }
 
 // touch marks the session for writing at the end of the turn.

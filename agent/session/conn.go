@@ -25,8 +25,10 @@ const (
 	// readBuffer is what one read may bring: 64 KiB hold some 600 calls, a
 	// fraction of a millisecond of work under the handler's lock.
 	readBuffer = 64 << 10
-	// keepBuffer is the largest write buffer that an idle connection keeps.
-	keepBuffer = 64 << 10
+	// keepBuffer is the largest write buffer that a connection keeps between writes.
+	keepBuffer = 512 << 10
+	// WriteAt is how much is worth a write before a turn is over.
+	WriteAt = 256 << 10
 	// lastWords is how long a peer that does not read may take for its last frames.
 	lastWords = 5 * time.Second
 	// HighWater is the queue above which a connection says that it is full.
@@ -202,18 +204,18 @@ func makeRoom(buf []byte, start, end int) ([]byte, int, int) {
 	return to, 0, n
 }
 
-// Queue lets add append frames to what will be written, and reports whether the
-// queue is above HighWater. It never waits; Flush starts the writing.
+// Queue lets add append frames to what will be written, and returns the bytes
+// that wait. It never waits itself; Flush starts the writing.
 //
 // hot: once per frame.
-func (c *Conn) Queue(add func(dst []byte) []byte) (full bool) {
+func (c *Conn) Queue(add func(dst []byte) []byte) (queued int) {
 	c.mu.Lock()
 	if !c.closed {
 		c.out = add(c.out)
 	}
-	full = len(c.out)+c.rest > HighWater
+	queued = len(c.out) + c.rest
 	c.mu.Unlock()
-	return full
+	return queued
 }
 
 // Flush writes what is queued as far as the socket takes it at once; the
