@@ -2,9 +2,9 @@
 
 The daemon runs one for each (interpreter, exec-time environment), as
 ``python -c "...; main()" <control fd> <preload>``, and asks it for workers over
-the control socket: one message brings a batch of orders, an empty one says that
-forking begins, one more answers with the pids. A message is a little-endian u32
-length and that much JSON.
+the control socket. One message brings a batch of orders; three go back: an empty
+one (forking begins), the pids, and another empty one (it is over). A message is a
+little-endian u32 length and that much JSON.
 
 The template owns nothing but its control socket. It must stay single-threaded
 (a lock held by another thread would stay locked in the child for ever) and must
@@ -25,10 +25,11 @@ import signal
 import socket
 import struct
 import sys
-from typing import Any, Iterator, NoReturn
+from collections.abc import Iterator
+from typing import Any, NoReturn
 
 _HEADER = struct.Struct("<I")
-_BEGUN = _HEADER.pack(0)
+_MARK = _HEADER.pack(0)  # the empty message
 
 # Libraries that user code is likely to import, loaded while nothing is asked for:
 # the first worker does not wait for them, the later ones have them.
@@ -59,7 +60,7 @@ def main() -> NoReturn:
     _write("/proc/self/oom_score_adj", _OOM_SCORE_ADJ)
     _write("/proc/self/comm", "yr-template")
 
-    from yr._worker import main as worker  # noqa: PLC0415  its cost belongs to the template
+    from yr._worker import main as worker
 
     order = _Template(socket.socket(fileno=control), preload).serve()
     _become(order)
@@ -88,11 +89,11 @@ class _Template:
             message = self._receive()
             if message is None:
                 os._exit(0)
-            self._write(_BEGUN)
-            answer, order = self._fork(message["forks"])
+            self._write(_MARK)
+            order = self._fork(message["forks"])
             if order is not None:
                 return order
-            self._send(answer)
+            self._write(_MARK)
 
     def _preload_while_idle(self) -> None:
         poll = select.poll()
@@ -103,31 +104,40 @@ class _Template:
                 os._exit(_THREADS_STARTED)
             _freeze()
 
-    def _fork(self, orders: list[dict[str, Any]]) -> tuple[dict[str, Any], dict[str, Any] | None]:
-        """Fork one worker for each order; the order comes back only in its worker.
+    def _fork(self, orders: list[dict[str, Any]]) -> dict[str, Any] | None:
+        """Fork one worker for each order; returns its order, but only in a worker.
 
         The workers are children of a process that ends at once, so that they pass
         to the daemon (the nearest subreaper), which can then reap them: exit
-        statuses are exact and no pid is reused before the daemon knows.
+        statuses are exact and no pid is reused before the daemon knows. That
+        process tells the pids itself, so that they are not lost with the template.
         """
-        inlet, outlet = os.pipe()
         try:
             between = os.fork()
         except OSError as e:
-            os.close(inlet)
-            os.close(outlet)
-            return {"pids": [], "error": str(e)}, None
+            self._send({"pids": [], "error": str(e)})
+            return None
         if between == 0:
-            order = _fork_each(orders, outlet)
-            os.close(inlet)
-            os.close(outlet)
+            order = self._fork_each(orders)
             self._control.close()
-            return {}, order
-        os.close(outlet)
-        os.waitpid(between, 0)
-        answer = json.loads(os.read(inlet, 1 << 16) or b'{"pids": [], "error": "the forking process died"}')
-        os.close(inlet)
-        return answer, None
+            return order
+        if os.waitpid(between, 0)[1] != 0:
+            self._send({"pids": [], "error": "the forking process was killed"})
+        return None
+
+    def _fork_each(self, orders: list[dict[str, Any]]) -> dict[str, Any]:
+        """In the process between: fork the workers, tell their pids, end. Returns only in a worker."""
+        pids, error = [], ""
+        try:
+            for order in orders:
+                pid = os.fork()
+                if pid == 0:
+                    return order
+                pids.append(pid)
+        except OSError as e:
+            error = str(e)
+        self._send({"pids": pids, "error": error})
+        os._exit(0)
 
     def _receive(self) -> Any:
         header = self._exactly(_HEADER.size)
@@ -155,21 +165,6 @@ class _Template:
             self._control.sendall(data)
         except OSError:
             os._exit(0)  # the daemon is gone
-
-
-def _fork_each(orders: list[dict[str, Any]], outlet: int) -> dict[str, Any]:
-    """In the process between: fork the workers, tell their pids, end. Returns only in a worker."""
-    pids, error = [], ""
-    try:
-        for order in orders:
-            pid = os.fork()
-            if pid == 0:
-                return order
-            pids.append(pid)
-    except OSError as e:
-        error = str(e)
-    os.write(outlet, json.dumps({"pids": pids, "error": error}).encode())
-    os._exit(0)
 
 
 def _become(order: dict[str, Any]) -> None:
