@@ -97,7 +97,10 @@ func (d *Daemon) Open(ctx context.Context) error {
 			Address: address(s.HostIP, s.Ports.Bus), Version: p.Version, Master: p.Master,
 			Capacity: floats(s.Resources), Labels: flatten(s.Labels), Started: d.born,
 		},
-		Log: logs.For("function_master"),
+		// The only node of a cluster keeps its instances: nobody else could recreate them.
+		OnLost:   func(cause error) { logf("the lease of this node is lost: %v", cause) },
+		OnJoined: func() { logf("this node has joined again") },
+		Log:      logs.For("function_master"),
 	})
 	if err := d.open(ctx, "cluster", d.cluster); err != nil {
 		return err
