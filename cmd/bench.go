@@ -14,7 +14,7 @@ func (a *app) bench() *cobra.Command {
 		Long: `Run the Python benchmarks of the SDK (python -m yr._bench) with this binary.
 Everything after the command goes to the benchmark; yr bench -- --help lists it.`,
 		Example: `  yr bench
-  yr bench --python python3.12 -- --only calls`,
+  yr bench --python python3.12 -- --quick call-sync`,
 		RunE: func(c *cobra.Command, args []string) error {
 			opt.Args = args
 			return exitStatus(cli.Bench(c.Context(), opt, a.out))
