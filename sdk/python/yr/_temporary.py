@@ -91,7 +91,12 @@ class TemporaryCluster:
             command += ["--cpu_num", str(self._num_cpus * 1000)]
         # A session of its own: Ctrl-C is for this program, which then finalizes.
         self._process = process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, start_new_session=True
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            start_new_session=True,
+            env={**os.environ, "YR_PYTHON": sys.executable},  # its workers warm up while this process connects
         )
         assert process.stdout is not None
         line = _read_line(process.stdout.fileno(), time.monotonic() + START_TIMEOUT)
