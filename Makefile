@@ -45,12 +45,12 @@ lint: setup ## golangci-lint, gofmt, ruff
 	ruff format --check examples scripts
 
 .PHONY: bench
-bench: build ## our own benchmarks, each with its floor
-	PATH=$(CURDIR)/build:$$PATH build/yr bench
+bench: build ## our own benchmarks, each with its floor (ARGS="--quick call-sync")
+	build/yr bench -- $(ARGS)
 
 .PHONY: bench-peers
-bench-peers: build ## the same workloads on yr and on Ray, side by side
-	bench/peers.sh
+bench-peers: build ## the same workloads on yr and on Ray, side by side (ARGS as for bench)
+	bench/peers.sh $(ARGS)
 
 .PHONY: soak
 soak: build ## a million calls, 100 000 put and delete rounds: memory and descriptors must stay flat

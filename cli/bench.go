@@ -34,7 +34,7 @@ func Bench(ctx context.Context, opt BenchOptions, out *Output) (int, error) {
 	if err != nil {
 		return 1, err
 	}
-	env := append(os.Environ(), "YR_BENCH_BINARY="+self)
+	env := append(os.Environ(), "YR_BINARY="+self)
 	if dir := sdkBeside(self); dir != "" {
 		env = append(env, "PYTHONPATH="+dir+":"+os.Getenv("PYTHONPATH"))
 	}
