@@ -309,7 +309,18 @@ def test_a_named_instance_is_ended_by_its_real_id(runtime):
     handle = yr.instance(Async).options(yr.InvokeOptions(name="a")).invoke()
     assert handle.real_id == "real" + handle.instance_id[4:]
     handle.terminate(True)
-    assert runtime.killed == [(handle._real_id, True)]
+    assert runtime.killed == [(handle.real_id, True)]
+
+
+def test_a_named_instance_whose_constructor_hangs_can_be_ended(runtime, monkeypatch):
+    def never(instance_id, timeout):
+        raise yr.YRTimeoutError("not running")
+
+    monkeypatch.setattr(runtime, "instance_ready", never)
+    runtime.found["a", ""] = found(state=2)
+    yr.instance(Async).options(yr.InvokeOptions(name="a")).invoke().terminate()
+    yr.instance(Async).options(yr.InvokeOptions(name="b")).invoke().terminate()
+    assert runtime.killed == [("instance----00000007", False), ("instance----00000002", False)]
 
 
 def test_a_handle_travels_with_its_real_id(runtime):
@@ -354,7 +365,7 @@ def test_the_descriptor_survives_its_journey():
 
 def test_a_class_without_descriptor_has_every_method(runtime):
     handle = yr.InstanceProxy(ClassDescriptor.from_bytes(b"", "cpp"), "instance----00000009", True)
-    handle.Add.invoke(1)
+    pickle.loads(pickle.dumps(handle)).Add.invoke(1)
     assert runtime.invoked[-1][4] == b"Add"
 
 

@@ -228,6 +228,29 @@ def test_get_instance_waits_for_the_constructor(tmp_path):
     assert get(yr.get_instance("late", timeout=TIMEOUT).go.invoke()) == 1
 
 
+def test_terminate_while_the_constructor_runs(tmp_path):
+    @yr.instance
+    class Stuck:
+        def __init__(self, path):
+            with open(path, "w") as file:
+                file.write(str(os.getpid()))
+            threading.Event().wait()
+
+        def go(self):
+            return 1
+
+    for options in (yr.InvokeOptions(), named("stuck")):
+        note = tmp_path / f"pid-{options.name}"
+        instance = Stuck.options(options).invoke(str(note))
+        ref = instance.go.invoke()
+        while not (note.exists() and note.read_text()):
+            time.sleep(0.005)
+        instance.terminate(is_sync=True)
+        assert not os.path.exists(f"/proc/{note.read_text()}")
+        with pytest.raises(yr.YRRuntimeError):
+            get(ref)
+
+
 def test_get_if_exists():
     options = named("maybe", get_if_exists=True)
     assert get(Counter.options(options).invoke().add.invoke()) == 1

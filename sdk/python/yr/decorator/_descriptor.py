@@ -82,13 +82,16 @@ class ClassDescriptor:
 
     def to_bytes(self) -> bytes:
         """In the form that travels."""
-        methods = self.methods or {}
+        if self.methods is None:
+            return b""
         return json.dumps(
             {
                 "module": self.module_name,
                 "class": self.class_name,
                 "async": self.is_async,
-                "methods": {m.name: [m.arguments.describe(), m.return_nums, m.generator] for m in methods.values()},
+                "methods": {
+                    m.name: [m.arguments.describe(), m.return_nums, m.generator] for m in self.methods.values()
+                },
             },
             separators=(",", ":"),
         ).encode()

@@ -28,11 +28,12 @@ from yr.config import InvokeOptions
 from yr.decorator._descriptor import RETURN_NUMS, ClassDescriptor, Method
 from yr.decorator.function_proxy import _checked_options, check_return_nums
 from yr.err_type import ErrorCode
-from yr.exception import YRError, YRRuntimeError
+from yr.exception import YRError, YRRuntimeError, YRTimeoutError
 from yr.runtime_holder import global_runtime
 
 READY_TIMEOUT = 30.0  # seconds that real_id, and pickling a handle, wait for the instance to run
 KILL_TIMEOUT = 30.0
+_BOUND_TIMEOUT = 0.5  # what terminate waits for the constructor of a named instance
 
 
 class MethodProxy:
@@ -103,20 +104,21 @@ class InstanceProxy:
         descriptor: ClassDescriptor,
         instance_id: str,
         need_order: bool,
-        named: bool = False,
+        name: tuple[str, str] | None = None,
         runtime: Runtime | None = None,
         target: int = 0,
     ) -> None:
         self._descriptor = descriptor
         self._instance_id = instance_id
-        self._real_id = "" if named else instance_id
+        self._name = name  # (name, namespace) it was made under; it may turn out to be bound to an older instance
+        self._real_id = instance_id if name is None else ""
         self._need_order = need_order
         self._runtime = runtime
         self._target = target
         self._active = True
         # A method wins over a member of the handle that has its name.
-        for name in _HANDLE_METHODS.intersection(descriptor.methods or ()):
-            setattr(self, name, self._method(name))
+        for method in _HANDLE_METHODS.intersection(descriptor.methods or ()):
+            setattr(self, method, self._method(method))
 
     def __getattr__(self, name: str) -> MethodProxy:
         # Reached once for each method: what it makes is found directly afterwards.
@@ -216,12 +218,15 @@ class InstanceProxy:
         return runtime
 
     def _ended_id(self, runtime: Runtime) -> str:
-        """The id to kill: of a named instance only its creation tells it."""
-        if self._real_id:
+        """The id to kill. Of a handle made under a name only the cluster knows whose it became."""
+        if self._real_id or self._name is None:
             return self._real_id
         try:
-            return self.real_id
-        except Exception:  # it never ran; the creation is what must end
+            return runtime.instance_ready(self._instance_id, _BOUND_TIMEOUT)
+        except YRTimeoutError:  # the constructor is still running, here or in the instance it is bound to
+            found = runtime.lookup(*self._name)
+            return found["instance_id"] if found else self._instance_id
+        except Exception:  # it was never made
             return self._instance_id
 
 
@@ -269,7 +274,8 @@ class _Class:
         if self.code is None or self.code[0] is not runtime:
             self.code = runtime, _code.encode(self.user_class, by_name=options.skip_serialize)
         target, instance_id = runtime.create(self.code[1], args, kwargs, wire, descriptor.to_bytes())
-        return InstanceProxy(descriptor, instance_id, wire["ordered"], bool(options.name), runtime, target)
+        name = (options.name, options.namespace) if options.name else None
+        return InstanceProxy(descriptor, instance_id, wire["ordered"], name, runtime, target)
 
 
 class InstanceCreator:
