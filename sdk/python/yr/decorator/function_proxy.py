@@ -1,11 +1,13 @@
 """``@yr.invoke``: a function that runs somewhere in the cluster.
 
-@yr.invoke
-def add(a, b):
-    return a + b
+What one writes:
 
-ref = add.invoke(1, add.invoke(1, 1))   # references are replaced by their values
-print(yr.get(ref))                      # 3
+    @yr.invoke
+    def add(a, b):
+        return a + b
+
+    ref = add.invoke(1, add.invoke(1, 1))   # references are replaced by their values
+    print(yr.get(ref))                      # 3
 """
 
 from __future__ import annotations

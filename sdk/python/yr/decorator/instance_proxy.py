@@ -1,17 +1,19 @@
 """``@yr.instance``: a class whose objects live in the cluster, each in a process of its own.
 
-@yr.instance
-class Counter:
-    def __init__(self):
-        self.n = 0
+What one writes:
 
-    def add(self, amount=1):
-        self.n += amount
-        return self.n
+    @yr.instance
+    class Counter:
+        def __init__(self):
+            self.n = 0
 
-counter = Counter.invoke()               # the constructor runs elsewhere
-print(yr.get(counter.add.invoke(2)))     # 2
-counter.terminate()
+        def add(self, amount=1):
+            self.n += amount
+            return self.n
+
+    counter = Counter.invoke()               # the constructor runs elsewhere
+    print(yr.get(counter.add.invoke(2)))     # 2
+    counter.terminate()
 """
 
 from __future__ import annotations
