@@ -155,7 +155,7 @@ func TestNoise(t *testing.T) {
 	was := c.Child()
 	random := rand.New(rand.NewPCG(1, 2)) // a test repeats
 	kinds := []wire.Type{
-		wire.CallType, wire.ResultT, wire.PutType, wire.Retain, wire.Release, wire.Get, wire.Blocked, wire.Yield, wire.Define,
+		wire.CallType, wire.ResultType, wire.PutType, wire.Retain, wire.Release, wire.Get, wire.Blocked, wire.Yield, wire.Define,
 		wire.Create, wire.Bind, wire.Lookup, wire.Kill, wire.Cancel, wire.Lease, wire.Return, wire.Map, wire.Announced,
 	}
 	for range 300 {

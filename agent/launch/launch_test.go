@@ -576,6 +576,36 @@ func TestRunFileIsThereWhileTheWorkerLives(t *testing.T) {
 	require.NoFileExists(t, f.l.runPath(id))
 }
 
+func TestNoOrderIsForgottenWhenTemplatesDie(t *testing.T) {
+	f := newFixture(t)
+	f.exit(f.start("pass"))
+	ids := map[yr.ID]bool{}
+	for round := range 25 {
+		for range 8 {
+			ids[f.start("import os; os._exit(0)")] = true
+		}
+		f.l.mu.Lock()
+		for pid := range f.l.pids {
+			_ = unix.Kill(pid, unix.SIGKILL)
+		}
+		f.l.mu.Unlock()
+		f.await(fmt.Sprintf("answers of round %d", round), func() bool {
+			for id := range ids {
+				if f.refused[id] == nil && f.exits[id].Text == "" {
+					return false
+				}
+			}
+			return true
+		})
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for id, err := range f.refused {
+		require.Equal(t, yr.WorkerLost, yr.CodeOf(err), "callers may try again")
+		require.Zero(t, f.started[id], "refused and started")
+	}
+}
+
 func TestTemplatesEndWithTheDaemon(t *testing.T) {
 	f := newFixture(t)
 	f.exit(f.start("pass"))

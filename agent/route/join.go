@@ -25,14 +25,14 @@ func (r *Router) Join(p Peer, h *wirepb.Hello) (*Session, error) {
 	page := openPage(p.Page)
 	var s *Session
 	var err error
-	r.turn(func() { s, err = r.join0(p, h, page) })
+	r.turn(func() { s, err = r.openSession(p, h, page) })
 	if err != nil && page != nil {
 		_ = page.Close()
 	}
 	return s, err
 }
 
-func (r *Router) join0(p Peer, h *wirepb.Hello, page *os.File) (*Session, error) {
+func (r *Router) openSession(p Peer, h *wirepb.Hello, page *os.File) (*Session, error) {
 	if r.closing {
 		return nil, yr.E("hello", yr.Communication, "the node is shutting down")
 	}

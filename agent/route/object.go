@@ -115,7 +115,7 @@ func (r *Router) serve(n *store.Name[waiter]) {
 // sendObject answers a GET.
 func (s *Session) sendObject(n *store.Name[waiter]) {
 	v := withContains(wireValue(n), n)
-	s.queue(func(dst []byte) []byte { return wire.AppendObject(dst, wire.ObjectT, 0, n.ID, &v) })
+	s.queue(func(dst []byte) []byte { return wire.AppendObject(dst, wire.ObjectType, 0, n.ID, &v) })
 }
 
 // get pushes objects that are ready, and remembers who waits for the others.
@@ -131,7 +131,7 @@ func (s *Session) get(body []byte) error {
 		case n == nil:
 			v := errorValue(yr.E("get "+id.String(), yr.ObjectNotFound,
 				"no such object: it was released, its job has ended, or it was lost with the process that held it; keep a reference as long as it is needed"))
-			s.queue(func(dst []byte) []byte { return wire.AppendObject(dst, wire.ObjectT, 0, id, &v) })
+			s.queue(func(dst []byte) []byte { return wire.AppendObject(dst, wire.ObjectType, 0, id, &v) })
 		case n.State == store.Pending:
 			n.Waiters = append(n.Waiters, waiter{session: s})
 		default:

@@ -274,11 +274,11 @@ func (d *driver) until(what string, ok func() bool) {
 
 func (d *driver) take(h wire.Header, body []byte) {
 	switch h.Type {
-	case wire.ResultT:
+	case wire.ResultType:
 		id, values, _, err := wire.DecodeResult(body, nil)
 		require.NoError(d.t, err)
 		d.results[id] = outcomeOf(values)
-	case wire.ObjectT:
+	case wire.ObjectType:
 		var v wire.Value
 		id, _, err := wire.DecodeObject(body, &v)
 		require.NoError(d.t, err)

@@ -38,7 +38,7 @@ func (r *Router) start(w *worker, need yr.Resources, o *wirepb.Options, note str
 		return err
 	}
 	w.id, w.token = yr.NewID(), yr.NewID().String()+yr.NewID().String()
-	w.started0 = r.now
+	w.born = r.now
 	w.defined = make(map[uint32]bool)
 	r.workers[w.id] = w
 	r.counters.workersStarted.Add(1)

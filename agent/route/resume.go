@@ -169,7 +169,7 @@ func (r *Router) resumeWorker(s *Session, h *wirepb.Hello) (*worker, error) {
 	}
 	w := &worker{
 		id: id, job: j, pid: survivor.PID, concurrency: max(1, int(a.GetConcurrency())),
-		defined: make(map[uint32]bool), everJoined: true, next: h.GetWorker().GetLastDelivery(), started0: r.now,
+		defined: make(map[uint32]bool), everJoined: true, next: h.GetWorker().GetLastDelivery(), born: r.now,
 	}
 	// Which cards it had is not known any more: they count as free until it ends.
 	w.plan = scheduler.Plan{Node: r.opt.Node, Take: needOf(a.GetOptions())}

@@ -78,7 +78,7 @@ func (s *Session) handle(frames []byte) error {
 			return err // the connection counted whole frames, so this cannot be
 		}
 		frames = rest
-		if h.Type == wire.ResultT {
+		if h.Type == wire.ResultType {
 			done++
 		}
 		if err := s.frame(h, body); err != nil {
@@ -100,7 +100,7 @@ func (s *Session) frame(h wire.Header, body []byte) error {
 	switch h.Type {
 	case wire.CallType:
 		return s.call(h.Flags, body)
-	case wire.ResultT:
+	case wire.ResultType:
 		return s.result(h.Corr, body)
 	case wire.PutType:
 		return s.put(h.Flags, body)

@@ -82,7 +82,7 @@ func (r *Router) instanceView(in *instance) yr.InstanceView {
 func (r *Router) workerView(w *worker) yr.InstanceView {
 	v := yr.InstanceView{
 		ID: w.id, Worker: w.id.String(), Job: w.job.id, Tenant: w.job.tenant, Node: r.opt.Node, PID: w.pid,
-		Resources: floats(w.plan.Take), Pending: w.inflight.len(), Since: w.started0,
+		Resources: floats(w.plan.Take), Pending: w.inflight.len(), Since: w.born,
 	}
 	switch {
 	case w.ending != "":

@@ -22,10 +22,10 @@ type worker struct {
 	concurrency int
 	plan        scheduler.Plan // what it took from the node, until it is gone
 
-	pid      int
-	session  *Session // nil: not connected yet, or no more
-	page     *os.File // progress page; nil if it sent none
-	started0 time.Time
+	pid     int
+	session *Session // nil: not connected yet, or no more
+	page    *os.File // progress page; nil if it sent none
+	born    time.Time
 
 	inflight   ring
 	next       uint64          // last delivery number

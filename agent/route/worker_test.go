@@ -73,7 +73,7 @@ func (w *worker) run() {
 			w.deaf = false
 		case wire.Recall:
 			w.yield(wire.YieldRecalled)
-		case wire.ResultT: // of its own nested call
+		case wire.ResultType: // of its own nested call
 			_, values, _, err := wire.DecodeResult(body, nil)
 			if err != nil {
 				return

@@ -131,7 +131,7 @@ const resultHead = 24
 //
 // hot: once per call.
 func AppendResult(dst []byte, corr uint64, id yr.ID, values []Value) []byte {
-	dst, at := begin(dst, ResultT, 0, corr)
+	dst, at := begin(dst, ResultType, 0, corr)
 	dst = append(dst, id[:]...)
 	dst = append(dst, byte(len(values)), 0, 0, 0) //nolint:gosec // bounded by MaxReturns
 	for i := range values {

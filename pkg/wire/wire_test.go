@@ -217,11 +217,11 @@ func recode(t *testing.T, frame []byte) ([]byte, bool) {
 			b = AppendValue(b, &values[i], true)
 		}
 		return EndTask(b, at, &task, &fields), true
-	case ResultT:
+	case ResultType:
 		id, values, _, err := DecodeResult(body, nil)
 		require.NoError(t, err)
 		return AppendResult(nil, h.Corr, id, values), true
-	case PutType, ObjectT:
+	case PutType, ObjectType:
 		var v Value
 		id, _, err := DecodeObject(body, &v)
 		require.NoError(t, err)

@@ -40,6 +40,17 @@ func (c *Cluster) Processes() (all []Process) {
 	return all
 }
 
+// Find returns the newest process of the cluster that is called name, 0 if there is none.
+func (c *Cluster) Find(name string) (pid int) {
+	for _, p := range c.Processes() {
+		comm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", p.PID))
+		if strings.TrimSpace(string(comm)) == name {
+			pid = max(pid, p.PID)
+		}
+	}
+	return pid
+}
+
 // A Footprint is what the daemon holds: its API's debug counters.
 type Footprint map[string]uint64
 

@@ -142,6 +142,16 @@ func (p *Program) Lines(start string, n int) string {
 	return strings.Join(found, "")
 }
 
+// Pause lets the program run for so many milliseconds and reports whether it still does.
+func (p *Program) Pause(ms int) bool {
+	select {
+	case <-p.ended:
+		return false
+	case <-time.After(time.Duration(ms) * time.Millisecond):
+		return true
+	}
+}
+
 func (p *Program) over() bool {
 	select {
 	case <-p.ended:
