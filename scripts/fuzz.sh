@@ -4,10 +4,16 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 time=${1:-20s}
-grep -rlE '^func Fuzz' --include='*_test.go' . | while read -r file; do
-  package=./$(dirname "${file#./}")
-  grep -oE '^func Fuzz\w+' "$file" | awk '{print $2}' | while read -r target; do
-    echo "== $package $target ($time)"
-    go test "$package" -run '^$' -fuzz "^$target\$" -fuzztime "$time"
-  done
+mkdir -p build
+log=build/fuzz.log
+
+# fuzz PACKAGE TARGET: now and then the fuzzer reports that its own time is over as a failure. A real one names its input.
+fuzz() {
+  echo "== $1 $2 ($time)"
+  go test "$1" -run '^$' -fuzz "^$2\$" -fuzztime "$time" 2>&1 | tee "$log" && return
+  grep -q 'context deadline exceeded' "$log" && ! grep -qE 'Failing input|panic:' "$log"
+}
+
+git grep -oE '^func Fuzz\w+' -- '*_test.go' | sort -u | while IFS=: read -r file function; do
+  fuzz "./$(dirname "$file")" "${function#func }" </dev/null
 done
