@@ -122,11 +122,11 @@ class ObjectRef:
         return False
 
     def set_data(self, value: Any) -> None:
-        """Give the reference a value in this process, which wins over that of the call."""
+        """Give the reference a value in this process, until the call's own result comes."""
         _runtime().set_local(self._id, Local(value))
 
     def set_exception(self, error: BaseException) -> None:
-        """Give the reference an exception in this process, which wins over the outcome of the call."""
+        """Give the reference an exception in this process, until the call's own result comes."""
         _runtime().set_local(self._id, Local(error=error))
 
     def _outcome(self) -> tuple:

@@ -196,7 +196,7 @@ def test_what_user_code_should_not_do_is_a_failed_call(worker, agent, function, 
 def test_code_that_cannot_be_loaded(worker):
     with pytest.raises(RuntimeError, match=r"2001.*m.f cannot be loaded.*no_such_module"):
         worker.call(worker.define(None, code=b"cno_such_module\nf\n."))
-    assert worker.peer.of(wire.YIELD)
+    assert worker.agent.until(lambda: worker.peer.of(wire.YIELD))
 
 
 def test_an_initializer_runs_once_before_the_first_call(worker):

@@ -40,20 +40,20 @@ class Local:
 
 
 class Waiter:
-    """A sleeping thread: woken when ``need`` of its identifiers are ready, or to take over reading."""
+    """A sleeping thread: woken when all but ``missing`` of its identifiers are ready, or to take over reading."""
 
-    __slots__ = ("_lock", "need", "pending")
+    __slots__ = ("_lock", "missing", "pending")
 
-    def __init__(self, pending: Iterable = (), need: int = 1) -> None:
+    def __init__(self, pending: Iterable = (), missing: int = 0) -> None:
         self.pending = set(pending)
-        self.need = need  # how many of pending may still be missing before it is done: see ready()
+        self.missing = missing
         self._lock = threading.Lock()
         self._lock.acquire()
 
     def notify(self, id: Any) -> None:
         """One of the identifiers became ready."""
         self.pending.discard(id)
-        if len(self.pending) <= self.need:
+        if len(self.pending) <= self.missing:
             self.wake()
 
     def wake(self) -> None:
@@ -100,6 +100,15 @@ class Objects:
                 self.extra[id] = self.extra.get(id, 0) + 1
                 return False
             self.values[id] = FOREIGN
+            return True
+
+    def spend_inline(self, id: bytes, n: int, budget: int) -> bool:
+        """Count an inline put of ``n`` bytes; false if that is more than the agent allows."""
+        with self.lock:
+            if self.inline_bytes + n > budget:
+                return False
+            self.inline_bytes += n
+            self.inline_puts[id] = n
             return True
 
     def take_dropped(self) -> list:

@@ -303,11 +303,8 @@ class Runtime:
         id = b"%b%08x" % (self._prefix, self._next() & 0x7FFFFFFF)
         if type(data) is bytes:
             n = len(data)
-            objects = self._objects
-            if n <= self._put_max and objects.inline_bytes + n <= self._put_budget:
+            if n <= self._put_max and self._objects.spend_inline(id, n, self._put_budget):
                 self._values[id] = data
-                objects.inline_puts[id] = n
-                objects.inline_bytes += n
                 self._send(_PACK_PUT(28 + n, 19, 0, 0, 0, id, 0, 0, 0, n) + data)
                 return ObjectRef(id)
             return self._publish(id, Serialized([(0, data)], n, []), ())
@@ -321,10 +318,8 @@ class Runtime:
         if len(contains) > wire.MAX_CONTAINS:
             raise ValueError(f"a value may hold {wire.MAX_CONTAINS} references, this one has {len(contains)}")
         objects = self._objects
-        if value.size <= self._put_max and objects.inline_bytes + value.size <= self._put_budget:
+        if value.size <= self._put_max and objects.spend_inline(id, value.size, self._put_budget):
             place: Any = value.to_bytes()
-            objects.inline_puts[id] = len(place)
-            objects.inline_bytes += len(place)
         else:
             place = self.place(value)
         if contains:
@@ -375,23 +370,17 @@ class Runtime:
         missing = len(ids) - num
         if len(pending) <= missing:
             return
-        if not missing:
-
-            def done(position: list = [0]) -> bool:  # noqa: B006  (a cell that lives with this call)
-                at = position[0]
-                while at < len(pending):
-                    if values.get(pending[at], _MISSING) is None:
-                        position[0] = at
-                        return False
-                    at += 1
-                position[0] = at
-                return True
-
-            done.__defaults__ = ([0],)
-        else:
+        if missing:
 
             def done() -> bool:
-                return sum(1 for id in pending if values.get(id, _MISSING) is None) <= missing
+                pending[:] = [id for id in pending if values.get(id, _MISSING) is None]
+                return len(pending) <= missing
+        else:
+
+            def done() -> bool:  # results come in about the order of their calls: look at the last one first
+                while pending and values.get(pending[-1], _MISSING) is not None:
+                    pending.pop()
+                return not pending
 
         session = self.session
         session.flush()
@@ -400,7 +389,7 @@ class Runtime:
             return
         deadline = _FOREVER if timeout is None else time.monotonic() + timeout
         with self._blocked():
-            session.wait(done, deadline, pending, missing)
+            session.wait(done, deadline, tuple(pending), missing)
         if session.dead and not done():
             raise self._ended(session.dead, "failed to get object")
 

@@ -241,12 +241,12 @@ class Session:
                     for k in range(0, len(gone), _IDS_PER_FRAME):
                         out.append(wire.ids_frame(wire.RELEASE, gone[k : k + _IDS_PER_FRAME]))
                 chunk = out[:]
-                del out[: len(chunk)]
                 if not chunk:
                     continue
                 data = chunk[0] if len(chunk) == 1 else b"".join(chunk)
                 self._last_send = time.monotonic()
                 self._sends += 1
+                del out[: len(chunk)]  # not earlier: a Ctrl-C before the write must lose no frame
                 try:
                     sent = self._sock.send(data, _NOWAIT)
                 except BlockingIOError:
@@ -350,6 +350,8 @@ class Session:
             self._sleepers.pop(waiter, None)
             self._conditions.pop(waiter, None)
             objects.remove_watch(waiter)
+            if not self._role.locked():  # the role may have been offered to us while we were leaving
+                self._wake_one()
 
     def wait_credit(self) -> None:
         """Wait until an eighth of the credit is free again: fewer would mean a read for each call."""
@@ -366,9 +368,12 @@ class Session:
     def _release_role(self) -> None:
         self._role.release()
         if self._sleepers:  # somebody else must read now
-            for waiter in list(self._sleepers):
-                waiter.wake()
-                break
+            self._wake_one()
+
+    def _wake_one(self) -> None:
+        for waiter in list(self._sleepers):
+            waiter.wake()
+            break
 
     def _wake_all(self) -> None:
         for waiter in list(self._sleepers):
@@ -399,7 +404,7 @@ class Session:
             return
         except OSError as e:
             self._broken(e)
-        except FrameError as e:
+        except Exception as e:  # FrameError, or what a handler makes of bytes that it did not expect
             self.give_up(f"the yr daemon sent a broken frame ({e}); SDK and daemon may be of different builds")
 
     def _parse(self, data: bytes) -> None:
