@@ -56,7 +56,7 @@ def read_pytest(output: str) -> Outcome:
 
 def read_go(output: str) -> Outcome:
     """Reads the events of `go test -json`; what is no event comes from the compiler."""
-    outcome, said = Outcome(), defaultdict(list)
+    outcome, said, results = Outcome(), defaultdict(list), {}
     for line in output.splitlines(keepends=True):
         if not line.startswith('{"'):
             outcome.log += line
@@ -67,11 +67,14 @@ def read_go(output: str) -> Outcome:
         text = event.get("Output", "")
         outcome.log += text
         said[test].append(text)
-        if event["Action"] == "pass" and event.get("Test"):
-            outcome.passed += 1
-        elif event["Action"] in ("fail", "build-fail"):
-            outcome.failed += 1 if event.get("Test") else 0
+        if event["Action"] in ("pass", "fail") and event.get("Test"):
+            results[test] = event["Action"]
+        if event["Action"] in ("fail", "build-fail"):
             outcome.failure += "".join(said[test]).splitlines()[-SHOWN:]
+    # A test that has subtests is counted by them.
+    parents = {(package, name.rpartition("/")[0]) for package, name in results}
+    leaves = [result for test, result in results.items() if test not in parents]
+    outcome.passed, outcome.failed = leaves.count("pass"), leaves.count("fail")
     return outcome
 
 
