@@ -89,112 +89,48 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
-    from yr import cluster_mode_runtime as cluster_mode_runtime
-    from yr import runtime_holder as runtime_holder
+    from yr import cluster_mode_runtime as cluster_mode_runtime, runtime_holder as runtime_holder
     from yr.apis import (
         cancel as cancel,
-    )
-    from yr.apis import (
         exit as exit,  # noqa: A004
-    )
-    from yr.apis import (
         finalize as finalize,
-    )
-    from yr.apis import (
         get as get,
-    )
-    from yr.apis import (
         get_instance as get_instance,
-    )
-    from yr.apis import (
         get_node_ip_address as get_node_ip_address,
-    )
-    from yr.apis import (
         init as init,
-    )
-    from yr.apis import (
         instance as instance,
-    )
-    from yr.apis import (
         invoke as invoke,
-    )
-    from yr.apis import (
         is_initialized as is_initialized,
-    )
-    from yr.apis import (
         kill_instance as kill_instance,
-    )
-    from yr.apis import (
         method as method,
-    )
-    from yr.apis import (
         put as put,
-    )
-    from yr.apis import (
         wait as wait,
     )
     from yr.config import (
         CacheType as CacheType,
-    )
-    from yr.config import (
         Config as Config,
-    )
-    from yr.config import (
         ConsistencyType as ConsistencyType,
-    )
-    from yr.config import (
         CreateParam as CreateParam,
-    )
-    from yr.config import (
         InvokeOptions as InvokeOptions,
-    )
-    from yr.config import (
         PortForwarding as PortForwarding,
-    )
-    from yr.config import (
         UserTLSConfig as UserTLSConfig,
     )
-    from yr.decorator.function_proxy import FunctionProxy as FunctionProxy
-    from yr.decorator.function_proxy import StatelessFunction as StatelessFunction
+    from yr.decorator.function_proxy import FunctionProxy as FunctionProxy, StatelessFunction as StatelessFunction
     from yr.decorator.instance_proxy import (
         InstanceCreator as InstanceCreator,
-    )
-    from yr.decorator.instance_proxy import (
         InstanceProxy as InstanceProxy,
-    )
-    from yr.decorator.instance_proxy import (
         MethodProxy as MethodProxy,
-    )
-    from yr.decorator.instance_proxy import (
         StatefulInstance as StatefulInstance,
-    )
-    from yr.decorator.instance_proxy import (
         StatefulInstanceCreator as StatefulInstanceCreator,
     )
     from yr.exception import (
         CancelError as CancelError,
-    )
-    from yr.exception import (
         GetTimeoutError as GetTimeoutError,
-    )
-    from yr.exception import (
         YRequestError as YRequestError,
-    )
-    from yr.exception import (
         YRError as YRError,
-    )
-    from yr.exception import (
         YRInvokeError as YRInvokeError,
-    )
-    from yr.exception import (
         YRRuntimeError as YRRuntimeError,
-    )
-    from yr.exception import (
         YRTimeoutError as YRTimeoutError,
-    )
-    from yr.exception import (
         YRTypeError as YRTypeError,
-    )
-    from yr.exception import (
         YRValueError as YRValueError,
     )

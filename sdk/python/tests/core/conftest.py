@@ -13,8 +13,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from fake_agent import FakeAgent
-from yr._core import references
-from yr._core import runtime as core
+from yr._core import references, runtime as core
 
 
 def _descriptors() -> int:

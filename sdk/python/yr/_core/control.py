@@ -7,8 +7,7 @@ message, ``[kind]`` for repeated, ``("map", kind)`` for a map with string keys. 
 
 from __future__ import annotations
 
-from struct import Struct
-from struct import error as StructError
+from struct import Struct, error as StructError
 from typing import Any
 
 from .wire import FrameError

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import os
-import platform
 import queue
 import sys
 import threading
@@ -108,7 +107,7 @@ class Runtime:
             "role": role,
             "prefix": sequence.prefix.decode(),
             "language": LANGUAGE,
-            "language_version": platform.python_version(),
+            "language_version": "{}.{}.{}".format(*sys.version_info[:3]),
             "sdk_version": _version(),
             "pid": os.getpid(),
             "tenant": tenant,

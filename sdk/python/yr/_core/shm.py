@@ -10,8 +10,7 @@ from typing import Callable
 from yr.exception import remote_error
 
 from . import control, wire
-from .memory import Arena, Mapping, Readers
-from .memory import pinned_view as _pinned_view
+from .memory import Arena, Mapping, Readers, pinned_view as _pinned_view
 from .serialization import Serialized
 from .session import Session, SessionLost, connect_socket
 from .wire import FrameError, Place

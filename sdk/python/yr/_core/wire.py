@@ -7,8 +7,7 @@ calls the functions. A decoder never trusts a length: whatever does not fit rais
 
 from __future__ import annotations
 
-from struct import Struct
-from struct import error as StructError
+from struct import Struct, error as StructError
 from typing import NamedTuple, Union
 
 MAGIC = 0x31575259  # "YRW1"

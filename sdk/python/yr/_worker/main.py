@@ -12,8 +12,7 @@ import sys
 import time
 from typing import Any, NoReturn
 
-from yr._core import control, references, wire
-from yr._core import runtime as core
+from yr._core import control, references, runtime as core, wire
 from yr._core.instances import RUNNING
 from yr._core.runtime import Runtime
 
