@@ -189,15 +189,8 @@ class YrTarget:
         self._command("stop")
         shutil.rmtree(self._prefix, ignore_errors=True)
         self._prefix = ""
-        first = subprocess.run(
-            [sys.executable, "-m", "yr._bench.first"],
-            check=True,
-            capture_output=True,
-            text=True,
-            env=self._environment(YR_MASTER_INFO_PATH="/nonexistent"),
-            timeout=60,
-        )
-        return {"start": ready * 1e3, "first result": float(first.stdout.split()[-1])}
+        program = self._run([sys.executable, "-m", "yr._bench.first"], YR_MASTER_INFO_PATH="/nonexistent")
+        return {"start": ready * 1e3, "first result": float(program.split()[-1])}
 
     def _environment(self, **more: str) -> dict[str, str]:
         """The environment of a child that must find this binary and this SDK."""
@@ -208,16 +201,21 @@ class YrTarget:
     def _command(self, *arguments: str) -> None:
         if not self._binary:
             raise FileNotFoundError("yr is not on PATH: build it, or set YR_BINARY to it")
+        self._run([self._binary, *arguments, "--log-dir-prefix", self._prefix])
+
+    def _run(self, command: list[str], **more: str) -> str:
+        """What a command prints; its whole output is in the error when it fails."""
         done = subprocess.run(
-            [self._binary, *arguments, "--log-dir-prefix", self._prefix],
+            command,
             capture_output=True,
             text=True,
             stdin=subprocess.DEVNULL,
             timeout=60,
-            env=self._environment(),
+            env=self._environment(**more),
         )
         if done.returncode:
-            raise RuntimeError(f"yr {arguments[0]}: exit {done.returncode}: {done.stdout}{done.stderr}")
+            raise RuntimeError(f"{' '.join(command[:3])}: exit {done.returncode}: {done.stdout}{done.stderr}")
+        return done.stdout
 
 
 def _pid_of_parent(prefix: Path) -> int:
