@@ -5,14 +5,15 @@ A reference is its identifier and nothing else; what is known about it lives in 
 
 from __future__ import annotations
 
-import asyncio
-import concurrent.futures
-import json
 from collections.abc import Generator
-from typing import Any, Callable
+from typing import TYPE_CHECKING, Any, Callable
 
 from yr._core.references import Local, dropped
 from yr._core.serialization import nested
+
+if TYPE_CHECKING:  # imported where they are used: they cost more than the rest of the start
+    import asyncio
+    import concurrent.futures
 
 __all__ = ["ObjectRef"]
 
@@ -85,6 +86,8 @@ class ObjectRef:
 
     def get(self, timeout: float | None = 300) -> Any:
         """Return the value, decoded as JSON if it is that: meant for results of function services."""
+        import json
+
         value = _runtime().get([self], None if timeout in (None, -1) else timeout)[0]
         if isinstance(value, memoryview):
             value = bytes(value)
@@ -150,6 +153,8 @@ class ObjectRef:
 
     def get_future(self) -> concurrent.futures.Future:
         """Return a future that other threads may wait for."""
+        import concurrent.futures
+
         future: concurrent.futures.Future = concurrent.futures.Future()
 
         def call() -> None:
@@ -165,6 +170,8 @@ class ObjectRef:
 
     def as_future(self) -> asyncio.Future:
         """Return a future of the running event loop. Cancelling it does not cancel the call."""
+        import asyncio
+
         loop = asyncio.get_running_loop()
         future = loop.create_future()
 
