@@ -170,7 +170,7 @@ func (r *Router) submit(c *call) {
 
 // dependencyReady is told that n has its value.
 func (r *Router) dependencyReady(c *call, n *store.Name[waiter]) {
-	if c.state == callEnded {
+	if c.state == callEnded || c.state == callRunning { // running: since before a restart
 		return
 	}
 	c.waiting--

@@ -293,6 +293,16 @@ func (in *instance) reenter(c *call) {
 	}
 }
 
+// withdraw takes a call out of the mailbox that turned out to be running already.
+func (in *instance) withdraw(c *call) {
+	in.pending--
+	if in.ordered {
+		in.lane(c.id.Prefix()).calls.remove(c)
+	} else {
+		in.loose.remove(c)
+	}
+}
+
 // left accounts for a call that ended.
 func (in *instance) left(c *call) {
 	if c.worker == nil && c != in.ctor {

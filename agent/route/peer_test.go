@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -33,23 +34,30 @@ type node struct {
 	store  *store.Store
 	socket string
 
+	kept      *kept
+	registry  *cluster.Cluster
+	resources yr.Resources
+	serving   sync.WaitGroup
+
 	mu      sync.Mutex
 	workers map[yr.ID]*worker
+	conns   []*session.Conn
+	down    bool // between two daemons: connections wait in the backlog
+	starts  int
 	failing error // what starting a worker ends in
 }
 
 func newNode(t *testing.T, resources yr.Resources) *node {
 	t.Helper()
-	n := &node{t: t, socket: filepath.Join(t.TempDir(), "s"), workers: map[yr.ID]*worker{}}
-	n.store = store.New(store.Options{Capacity: 64 << 20, Log: zerolog.Nop()})
+	n := &node{
+		t: t, socket: filepath.Join(t.TempDir(), "s"), workers: map[yr.ID]*worker{},
+		kept: &kept{files: map[string]*os.File{}}, resources: resources,
+	}
+	n.store = store.New(store.Options{Capacity: 64 << 20, Keep: n.kept.keep, Drop: n.kept.drop, Log: zerolog.Nop()})
 	require.NoError(t, n.store.Open(t.Context()))
-	registry := cluster.New(cluster.Options{Node: "node-1", KV: inprocess.New(), Log: zerolog.Nop()})
-	require.NoError(t, registry.Open(t.Context()))
-	n.router = route.New(route.Options{
-		Node: "node-1", NodeIP: "127.0.0.1", Version: "test", LogDir: "logs", Resources: resources,
-		Store: n.store, Launcher: n, Registry: registry.Names(), Log: zerolog.Nop(), Grace: time.Second,
-		Sign: func(s string) string { return "signed" },
-	})
+	n.registry = cluster.New(cluster.Options{Node: "node-1", KV: inprocess.New(), Log: zerolog.Nop()})
+	require.NoError(t, n.registry.Open(t.Context()))
+	n.router = n.newRouter()
 	require.NoError(t, n.router.Open(t.Context()))
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: n.socket})
 	require.NoError(t, err)
@@ -71,9 +79,20 @@ func newNode(t *testing.T, resources yr.Resources) *node {
 		_ = l.Close()
 		wg.Wait()
 		require.NoError(t, n.store.Close(ctx))
-		require.NoError(t, registry.Close(ctx))
+		require.NoError(t, n.registry.Close(ctx))
+		for name := range n.kept.files {
+			n.kept.drop(name)
+		}
 	})
 	return n
+}
+
+func (n *node) newRouter() *route.Router {
+	return route.New(route.Options{
+		Node: "node-1", NodeIP: "127.0.0.1", Version: "test", LogDir: "logs", Resources: n.resources,
+		Store: n.store, Launcher: n, Registry: n.registry.Names(), Log: zerolog.Nop(), Grace: time.Second,
+		Sign: func(string) string { return "signed" },
+	})
 }
 
 func (n *node) serve(nc *net.UnixConn) {
@@ -88,26 +107,61 @@ func (n *node) serve(nc *net.UnixConn) {
 	}
 	_, h, err := wire.DecodeHello(body)
 	if err == nil {
+		r := n.await(c)
+		defer n.serving.Done()
 		var s *route.Session
-		if s, err = n.router.Join(route.Peer{Conn: c, Version: 1, PID: os.Getpid(), Page: fd}, h); err == nil {
-			n.router.Leave(s, c.Serve(s))
+		if s, err = r.Join(route.Peer{Conn: c, Version: 1, PID: os.Getpid(), Page: fd}, h); err == nil {
+			r.Leave(s, c.Serve(s))
 			return
 		}
 	}
 	c.Last(wire.AppendMessage(nil, wire.Reject, 0, wire.StatusOf(err)))
 }
 
+// await is the router that serves a connection, once there is one. The caller
+// says when it has served it.
+func (n *node) await(c *session.Conn) *route.Router {
+	for {
+		n.mu.Lock()
+		if !n.down {
+			n.conns = append(n.conns, c)
+			n.serving.Add(1)
+			r := n.router
+			n.mu.Unlock()
+			return r
+		}
+		n.mu.Unlock()
+		runtime.Gosched()
+	}
+}
+
+// untilHeld waits until some worker runs a task that is held.
+func (n *node) untilHeld() {
+	n.t.Helper()
+	require.Eventually(n.t, func() bool {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		for _, w := range n.workers {
+			if w.held.Load() {
+				return true
+			}
+		}
+		return false
+	}, 5*time.Second, time.Millisecond)
+}
+
 // Start and Kill play the launcher.
 func (n *node) Start(s launch.Spec) {
 	n.mu.Lock()
+	n.starts++
 	failing := n.failing
 	n.mu.Unlock()
 	go func() {
 		if failing != nil {
-			n.router.WorkerStarted(s.Worker, 0, failing)
+			n.current().WorkerStarted(s.Worker, 0, failing)
 			return
 		}
-		n.router.WorkerStarted(s.Worker, 1, nil)
+		n.current().WorkerStarted(s.Worker, 1, nil)
 		prefix := yr.NewPrefix()
 		w := &worker{peer: dial(n, wire.AppendHello(nil, 1, 1, &wirepb.Hello{
 			Role: uint32(yr.RoleWorker), Prefix: prefix.String(), WorkerId: s.Worker[:], Token: s.Token, Language: "test",
@@ -125,16 +179,29 @@ func (n *node) Warm(string, string, map[string]string) {}
 
 func (n *node) Kill(id yr.ID) {
 	n.mu.Lock()
-	w := n.workers[id]
+	w, down := n.workers[id], n.down
 	n.mu.Unlock()
+	if down { // the daemon that wants it has crashed
+		return
+	}
 	go n.exit(w, id, "killed by SIGKILL")
 }
 
 func (n *node) exit(w *worker, id yr.ID, text string) {
+	n.mu.Lock()
+	delete(n.workers, id)
+	n.mu.Unlock()
 	if w != nil {
+		w.dead.Store(true)
 		_ = w.nc.Close()
 	}
-	n.router.WorkerExited(launch.Exit{Worker: id, PID: 1, Text: text})
+	n.current().WorkerExited(launch.Exit{Worker: id, PID: 1, Text: text})
+}
+
+func (n *node) started() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.starts
 }
 
 // peer is one end of a session as an SDK has it.

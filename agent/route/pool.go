@@ -303,6 +303,12 @@ func (q *queue) pop() *call {
 	return nil
 }
 
+// remove takes out a call that turned out to be running already.
+func (q *queue) remove(c *call) {
+	q.level(c).remove(c)
+	q.n--
+}
+
 // fifo is a queue of calls in which ended ones are skipped.
 type fifo struct {
 	front []*call // put back, last first
@@ -327,6 +333,16 @@ func (f *fifo) peek() *call {
 		f.skip()
 	}
 	return nil
+}
+
+// remove takes out one call, wherever it is.
+func (f *fifo) remove(c *call) {
+	if i := slices.Index(f.front, c); i >= 0 {
+		f.front = slices.Delete(f.front, i, i+1)
+	}
+	if i := slices.Index(f.list[f.head:], c); i >= 0 {
+		f.list = slices.Delete(f.list, f.head+i, f.head+i+1)
+	}
 }
 
 // pop removes what peek returned.

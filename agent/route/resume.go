@@ -182,12 +182,36 @@ func (r *Router) resumeWorker(s *Session, h *wirepb.Hello) (*worker, error) {
 		return nil, err
 	}
 	j.workers++
-	for _, raw := range h.GetWorker().GetRunning() {
-		if call, err := yr.ParseID(string(raw)); err == nil {
-			r.recovery.running[call] = w
-		}
-	}
+	r.claimRunning(w, h.GetWorker())
 	return w, nil
+}
+
+// claimRunning notes what a worker said it runs. A call that was sent again
+// already, and waits in a queue, is taken out of it.
+func (r *Router) claimRunning(w *worker, state *wirepb.WorkerState) {
+	for _, raw := range state.GetRunning() {
+		id, err := yr.ParseID(string(raw))
+		if err != nil {
+			continue
+		}
+		if c := r.calls[id]; c != nil && c.state != callRunning {
+			r.withdraw(c)
+			c.state, c.worker = callRunning, w
+			continue
+		}
+		r.recovery.running[id] = w
+	}
+}
+
+// withdraw takes a call out of wherever it waits.
+func (r *Router) withdraw(c *call) {
+	if c.in != nil {
+		c.in.withdraw(c)
+		return
+	}
+	if c.state == callQueued {
+		c.fn.pool.queue.remove(c)
+	}
 }
 
 // resumeInstance rebuilds the instance that a worker hosts.
@@ -218,11 +242,7 @@ func (r *Router) resumeInstance(w *worker, a *wirepb.WorkerAssignment, state *wi
 		in.set(yr.StateCreating, "its constructor is running")
 		in.ctorNo = w.next
 	}
-	for _, raw := range state.GetRunning() {
-		if call, err := yr.ParseID(string(raw)); err == nil {
-			r.recovery.running[call] = w
-		}
-	}
+	r.claimRunning(w, state)
 	in.announce()
 	return nil
 }
@@ -308,9 +328,13 @@ func (r *Router) recovered(c *call) bool {
 
 // recoveredResult takes a result whose delivery belongs to the daemon before.
 func (r *Router) recoveredResult(id yr.ID, values []wire.Value, s *Session) bool {
-	if c := r.calls[id]; c != nil && c.state == callRunning && c.worker == s.worker && c.delivery == 0 {
-		r.complete(c, values, s)
-		return true
+	if c := r.calls[id]; c != nil {
+		ranHere := c.state == callRunning && c.worker == s.worker && c.delivery == 0
+		ranBefore := c.state != callRunning && r.recovery != nil // it was sent again, and is done already
+		if ranHere || ranBefore {
+			r.complete(c, values, s)
+			return true
+		}
 	}
 	w := s.worker
 	if in := w.in; in != nil && in.id == id && in.state == yr.StateCreating {

@@ -341,6 +341,7 @@ func TestWhySaysWhatACallWaitsFor(t *testing.T) {
 	require.True(t, ok)
 	require.Contains(t, e.Reason, running.String())
 	require.Greater(t, len(e.Trail), 1, "the trail leads to the running call: %v", e.Trail)
+	n.untilHeld()
 	n.release("x")
 	d.result(queued)
 	d.result(dependent)

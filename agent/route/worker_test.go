@@ -1,8 +1,10 @@
 package route_test
 
 import (
+	"net"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"yr/pkg/wire"
@@ -32,6 +34,9 @@ type worker struct {
 	started  uint64
 	count    int
 	released chan string
+	results  []byte // RESULT frames, to be sent again when it resumes
+	held     atomic.Bool
+	dead     atomic.Bool
 }
 
 type task struct {
@@ -57,9 +62,20 @@ func (w *worker) run() {
 			continue
 		}
 		if err != nil {
-			return
+			if w.dead.Load() || !w.resume() {
+				return
+			}
+			continue
 		}
 		switch h.Type {
+		case wire.Welcome:
+			m := &wirepb.Welcome{}
+			if wire.DecodeMessage(h.Type, body, m) == nil && !m.GetResumed() {
+				w.welcome.Assignment, w.welcome.ResumeToken = m.GetAssignment(), m.GetResumeToken()
+			}
+		case wire.Reject:
+			w.node.exit(w, w.id, "exit code 0")
+			return
 		case wire.TaskType:
 			t := task{number: h.Corr, flags: h.Flags}
 			var tail []byte
@@ -86,6 +102,31 @@ func (w *worker) run() {
 		}
 		w.work()
 	}
+}
+
+// resume connects again after the daemon was restarted.
+func (w *worker) resume() bool {
+	nc, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: w.node.socket})
+	if err != nil {
+		return false
+	}
+	state := &wirepb.WorkerState{Assignment: w.welcome.GetAssignment(), LastDelivery: w.started, InstanceState: uint32(yr.StateRunning)}
+	w.queue = w.queue[:w.busy()]
+	if w.running {
+		id := w.queue[0].ID
+		state.Running = [][]byte{id[:]}
+	}
+	w.nc, w.buf = nc, nil
+	w.send(wire.AppendHello(nil, 1, 1, &wirepb.Hello{
+		Role: uint32(yr.RoleWorker), Prefix: w.prefix.String(), WorkerId: w.id[:], Language: "test",
+		ResumeToken: w.welcome.GetResumeToken(), Worker: state,
+	}))
+	if h, _, err := w.next(5 * time.Second); err != nil || h.Type != wire.Welcome {
+		w.node.exit(w, w.id, "exit code 0")
+		return false
+	}
+	w.send(append(w.results, wire.AppendEmpty(nil, wire.Announced, 0)...))
+	return true
 }
 
 // yield gives back what has not been started.
@@ -128,6 +169,7 @@ func (w *worker) work() {
 			w.count++
 			w.finish(strconv.Itoa(w.count))
 		case "hold":
+			w.held.Store(true)
 			return
 		case "block":
 			w.block(nil)
@@ -166,7 +208,10 @@ func (w *worker) finish(text string) {
 	if t.flags&wire.Construct != 0 {
 		values = nil
 	}
-	w.send(wire.AppendResult(nil, t.number, t.ID, values))
+	w.held.Store(false)
+	frame := wire.AppendResult(nil, t.number, t.ID, values)
+	w.results = append(w.results, frame...)
+	w.send(frame)
 }
 
 func (w *worker) fail(text string) {
