@@ -42,7 +42,7 @@ lint: setup ## golangci-lint, gofmt, ruff
 	golangci-lint run ./...
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -d $$(git ls-files '*.go'); exit 1; }
 	ruff check
-	ruff format --check examples scripts
+	ruff format --check
 
 .PHONY: bench
 bench: build ## our own benchmarks, each with its floor (ARGS="--quick call-sync")
