@@ -100,7 +100,7 @@ func (t *template) up() error {
 	if time.Now().Before(t.retryAt) {
 		return t.failed
 	}
-	var err error = t.runtime.explain(failure{})
+	err := t.runtime.explain(failure{})
 	for _, program := range t.origin.programs {
 		p, f := t.start(program)
 		if f == nil {

@@ -99,7 +99,7 @@ func (n *node) current() *route.Router {
 func (d *driver) resume(leases []*wirepb.Lease, announce []byte) {
 	d.t.Helper()
 	_ = d.nc.Close()
-	d.peer.nc = dial(d.n, wire.AppendHello(nil, 1, 1, &wirepb.Hello{
+	d.nc = dial(d.n, wire.AppendHello(nil, 1, 1, &wirepb.Hello{
 		Role: uint32(yr.RoleDriver), Prefix: d.prefix.String(), Language: "test",
 		Job: d.welcome.GetJob(), ResumeToken: d.welcome.GetResumeToken(), Leases: leases,
 	})).nc

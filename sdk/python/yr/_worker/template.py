@@ -83,7 +83,7 @@ class _Template:
                 "starts them?); workers can only be forked from a single-threaded interpreter"
             )
         _freeze()
-        self._send({"version": "%d.%d.%d" % sys.version_info[:3], "executable": sys.executable})
+        self._send({"version": ".".join(map(str, sys.version_info[:3])), "executable": sys.executable})
         while True:
             self._preload_while_idle()
             message = self._receive()
