@@ -174,8 +174,10 @@ class ObjectRef:
 
         loop = asyncio.get_running_loop()
         future = loop.create_future()
+        runtime = _runtime()
 
         def resolve() -> None:
+            runtime.awaiting(job, -1)
             if future.done():
                 return
             value, error = self._outcome()
@@ -192,7 +194,8 @@ class ObjectRef:
             except RuntimeError:
                 pass  # the loop was closed meanwhile; nobody waits any more
 
-        _runtime().when_ready(self._id, ready)
+        job = runtime.awaiting(None, 1)
+        runtime.when_ready(self._id, ready)
         return future
 
     def __await__(self) -> Generator[Any, None, Any]:

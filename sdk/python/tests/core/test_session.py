@@ -10,9 +10,7 @@ import threading
 import time
 
 import pytest
-from yr._core import runtime as core
-from yr._core import serialization, wire
-from yr._core import session as session_module
+from yr._core import runtime as core, serialization, session as session_module, wire
 from yr._core.runtime import Code
 from yr._core.wire import Failure
 from yr.exception import YRRuntimeError, YRTimeoutError

@@ -243,6 +243,21 @@ def test_a_task_that_waits_gives_its_share_and_its_backlog_back(worker, agent):
     assert set(worker.results()) == {1, 4}
 
 
+def test_a_thread_of_a_task_that_waits_counts_too(worker, agent):
+    def in_a_thread(id, get=_get_from_agent):
+        import concurrent.futures
+
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            return list(pool.map(get, [id, id]))
+
+    delivery = worker.run(worker.define(in_a_thread), "elsewhere0000000000a")
+    [body] = agent.until(lambda: worker.peer.of(wire.BLOCKED))
+    assert wire.U64.unpack(body) == (1,)
+    worker.peer.send(wire.frame(wire.YIELDED), wire.object_frame(b"elsewhere0000000000a", serialization.encode(5)))
+    assert worker.outcome(delivery) == [[5, 5]]
+    agent.until(lambda: worker.peer.of(wire.UNBLOCKED))
+
+
 def test_a_wait_that_is_over_already_says_nothing(worker):
     def own():
         from yr._core import runtime
@@ -381,6 +396,30 @@ def test_shutdown_runs_the_hook_and_exits_with_zero(drive):
     assert out == b"shut down with 3 and 7\n"
 
 
+def test_sigterm_is_an_orderly_end(drive):
+    worker = drive(**INSTANCE)
+    instance_of(worker, Counter, 3)
+    worker.process.terminate()
+    out, _ = worker.process.communicate(timeout=10)
+    assert worker.process.returncode == 0
+    assert out == b"shut down with 3 and 30\n"
+
+
+def test_processes_that_user_code_forks_can_be_terminated(worker):
+    def fork():
+        import multiprocessing
+        import time
+
+        child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+        child.start()
+        child.terminate()
+        child.join(10)
+        return child.exitcode
+
+    assert worker.call(worker.define(fork)) == [-15]
+    assert worker.call(worker.define(lambda: "still here")) == ["still here"]
+
+
 def test_sys_exit_in_an_instance_fails_the_call_and_ends_the_process(drive):
     worker = drive(**INSTANCE)
     instance_of(worker, Counter)
@@ -421,6 +460,26 @@ def test_coroutine_methods_interleave_and_others_block_the_loop(drive):
     assert worker.call(0, method=b"gives_a_coroutine") == ["awaited"]
     with pytest.raises(KeyError):
         worker.call(0, method=b"fail")
+
+
+def test_a_coroutine_that_awaits_a_reference_gives_its_share_back(drive, agent):
+    worker = drive(**INSTANCE, options={"is_async": True})
+
+    class Awaits:
+        async def both(self, id):
+            import asyncio
+
+            from yr.object_ref import _restore
+
+            return await asyncio.gather(_restore(id.encode()), _restore(id.encode()))
+
+    instance_of(worker, Awaits)
+    waiting = worker.run(0, "elsewhere0000000000a", method=b"both")
+    [body] = agent.until(lambda: worker.peer.of(wire.BLOCKED))
+    assert wire.U64.unpack(body) == (wire.NO_YIELD,)
+    worker.peer.send(wire.object_frame(b"elsewhere0000000000a", serialization.encode(6)))
+    assert worker.outcome(waiting) == [[6, 6]]
+    agent.until(lambda: worker.peer.of(wire.UNBLOCKED))
 
 
 def test_concurrency_is_that_many_threads(drive):

@@ -55,6 +55,7 @@ class Runtime:
         self.job = self.node = self.node_ip = self.log_dir = ""
         self.assignment: dict | None = None
         self.blocking: Callable[[], Any] | None = None  # workers: a context around every wait
+        self.awaiting: Callable[[Any, int], Any] = lambda job, change: None  # workers: around every await
         self.pid = os.getpid()
         self.session = session
         self._sequence = sequence

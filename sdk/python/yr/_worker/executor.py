@@ -6,6 +6,7 @@ The main thread always does the reading. Tasks are started in the order of their
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import inspect
 import queue
 import threading
@@ -29,9 +30,9 @@ class Serial:
         self._session = runtime.session
         self._tasks = tasks
         self._page = page
-        self._thread = threading.get_ident()
         self._running: tuple | None = None  # the task
-        self._blocked_frame = b""
+        self._lock = threading.Lock()
+        self._waiting = 0  # threads that wait
         self._session.busy = lambda: self._running
         runtime.blocking = self._blocked
 
@@ -70,28 +71,30 @@ class Serial:
 
     def say_again(self, out: list) -> None:
         """Resuming: a task that waits still does."""
-        if self._blocked_frame:
+        if self._waiting:
             out.append(wire.blocked(wire.NO_YIELD))
 
     @contextmanager
     def _blocked(self) -> Iterator[None]:
-        """Around a wait: the executor's own thread gives its CPU share and its backlog back."""
-        session = self._session
-        if threading.get_ident() != self._thread or self._running is None:
+        """Around a wait: the worker gives its CPU share and its backlog back.
+
+        Also in threads that the task started: it will wait for them sooner or later.
+        """
+        if self._running is None:
             yield
             return
-        if self._tasks.stateless:
-            session.expect_yielded()
-            session.tasks.clear()
-            self._blocked_frame = wire.blocked(self._running[0])
-        else:
-            self._blocked_frame = wire.blocked(wire.NO_YIELD)
-        session.out.append(self._blocked_frame)
+        out = self._session.out
+        with self._lock:
+            self._waiting += 1
+            if self._waiting == 1:
+                out.append(wire.blocked(self._tasks.unqueue() if self._tasks.stateless else wire.NO_YIELD))
         try:
             yield
         finally:
-            self._blocked_frame = b""
-            session.out.append(wire.frame(wire.UNBLOCKED))
+            with self._lock:
+                self._waiting -= 1
+                if not self._waiting:
+                    out.append(wire.frame(wire.UNBLOCKED))
 
 
 class Pool:
@@ -179,6 +182,10 @@ class Pool:
                 self._tell()
 
 
+# The task of an event loop that this code runs for; inherited by the asyncio tasks that it starts.
+_job: contextvars.ContextVar = contextvars.ContextVar("yr_job", default=None)
+
+
 class Loop:
     """Coroutine methods interleave on one event loop, up to ``n`` at a time; other methods block it."""
 
@@ -189,6 +196,9 @@ class Loop:
         self._free = n
         self._loop = _new_event_loop()
         self._running: dict = {}  # future -> identifier of its task; also keeps the futures alive
+        self._waiting: dict = {}  # future -> how many references it awaits, if any
+        self._told = False  # the agent knows that every running task waits
+        runtime.awaiting = self._awaiting
         threading.Thread(target=self._serve, name="yr-loop", daemon=True).start()
 
     def start_pending(self) -> None:
@@ -201,7 +211,28 @@ class Loop:
         return list(self._running.values())
 
     def say_again(self, out: list) -> None:
-        """Resuming: nothing to add, an event loop never says that it waits."""
+        """Resuming: tasks that wait still do."""
+        if self._told:
+            out.append(wire.blocked(wire.NO_YIELD))
+
+    def _awaiting(self, job: asyncio.Future | None, change: int) -> asyncio.Future | None:
+        """A task begins to await a reference, or goes on; both on the loop. Returns the task."""
+        job = job or _job.get()
+        if job is not None:
+            n = self._waiting.get(job, 0) + change
+            if n > 0:
+                self._waiting[job] = n
+            else:
+                self._waiting.pop(job, None)
+            self._tell()
+        return job
+
+    def _tell(self) -> None:
+        stuck = bool(self._running) and all(job in self._waiting for job in self._running)
+        if stuck != self._told:
+            self._told = stuck
+            self._session.out.append(wire.blocked(wire.NO_YIELD) if stuck else wire.frame(wire.UNBLOCKED))
+            self._session.arm()
 
     def _serve(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -217,8 +248,10 @@ class Loop:
             job = asyncio.ensure_future(self._run(task), loop=self._loop)
             self._running[job] = task[1]
             job.add_done_callback(self._ended)
+        self._tell()
 
     async def _run(self, task: tuple) -> None:
+        _job.set(asyncio.current_task())
         tasks = self._tasks
         construct = task[7] & wire.FLAG_CONSTRUCT
         try:
@@ -237,9 +270,9 @@ class Loop:
 
     def _ended(self, job: asyncio.Future) -> None:
         del self._running[job]
+        self._waiting.pop(job, None)
         self._free += 1
-        if self._session.tasks:
-            self._start()
+        self._start()
         self._session.flush()
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import mmap
 import os
+import signal
 import sys
 import time
 from typing import Any, NoReturn
@@ -71,6 +72,8 @@ class Worker:
         self.session.on_lost = self._on_lost
         self.session.resume_state = self._resume_state
         self.runtime.before_resume(self._say_again)
+        signal.signal(signal.SIGTERM, self._on_sigterm)
+        os.register_at_fork(after_in_child=self._forked)
         self.session.start_background()
 
     def _executor(self, assignment: dict) -> Any:
@@ -111,6 +114,15 @@ class Worker:
 
     def _on_shutdown(self, buf: bytes, pos: int, end: int, flags: int, corr: int) -> None:
         self._stopping = control.decode(control.SHUTDOWN, bytes(buf[pos:end]))
+
+    def _on_sigterm(self, number: int, frame: Any) -> None:
+        """End as if the agent had asked, once the running task has ended."""
+        self._stopping = self._stopping or {"grace_ms": -1, "reason": "SIGTERM"}
+
+    def _forked(self) -> None:
+        """A process that user code forked is no worker: SIGTERM ends it."""
+        if signal.getsignal(signal.SIGTERM) == self._on_sigterm:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def _shut_down(self) -> int:
         """Run the user's shutdown hook, say what is still to be said, and end."""

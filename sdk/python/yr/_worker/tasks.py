@@ -107,8 +107,8 @@ class Tasks:
 
     # ---- giving tasks back
 
-    def give_back(self, reason: int) -> None:
-        """Send every task that was not started back to the agent.
+    def unqueue(self) -> int:
+        """Drop every task that was not started, and those that arrive until YIELDED; return the last that was.
 
         Tasks are taken from the far end, so that it does not matter which thread starts others meanwhile.
         """
@@ -119,9 +119,12 @@ class Tasks:
             try:
                 after = session.tasks.pop()[0] - 1
             except IndexError:
-                break
-        self.out.append(wire.yield_frame(after, reason))
-        session.arm()
+                return after
+
+    def give_back(self, reason: int) -> None:
+        """Send every task that was not started back to the agent."""
+        self.out.append(wire.yield_frame(self.unqueue(), reason))
+        self.runtime.session.arm()
 
     def retire(self) -> None:
         """After a failure: a stateless worker takes no more work, so that what user code left behind dies."""
