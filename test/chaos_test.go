@@ -89,15 +89,21 @@ assert done[0] > 100
 `
 
 // survive kills a victim every now and then while a driver works.
-func survive(t *testing.T, c *harness.Cluster, times int, victim func() int) {
+func survive(t *testing.T, times int, victim func(*harness.Cluster) int) {
+	c := harness.Start(t)
+	kill := func() {
+		if pid := victim(c); pid != 0 {
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+		}
+	}
+	c.Run(warmUp)
+	kill() // before the comparison begins: a first death opens logs and starts another daemon
 	c.Run(warmUp)
 	before := c.Settled()
 	p := c.Python(work, "6")
 	p.Says("working")
 	for range times {
-		if pid := victim(); pid != 0 {
-			_ = syscall.Kill(pid, syscall.SIGKILL)
-		}
+		kill()
 		if !p.Pause(1000 / times * 5) {
 			break
 		}
@@ -109,19 +115,13 @@ func survive(t *testing.T, c *harness.Cluster, times int, victim func() int) {
 }
 
 func TestWorkGoesOnWhileTheDaemonDies(t *testing.T) {
-	c := harness.Start(t)
-	was := c.Child()
-	require.NoError(t, syscall.Kill(was, syscall.SIGKILL))
-	c.Restarted(was) // a daemon that took over holds what one that began does not: compare like with like
-	survive(t, c, 3, c.Child)
+	survive(t, 3, func(c *harness.Cluster) int { return c.Child() })
 }
 
 func TestWorkGoesOnWhileTemplatesDie(t *testing.T) {
-	c := harness.Start(t)
-	survive(t, c, 20, func() int { return c.Find("yr-template") })
+	survive(t, 20, func(c *harness.Cluster) int { return c.Find("yr-template") })
 }
 
 func TestWorkGoesOnWhileWorkersDie(t *testing.T) {
-	c := harness.Start(t)
-	survive(t, c, 20, func() int { return c.Find("yr-worker") })
+	survive(t, 20, func(c *harness.Cluster) int { return c.Find("yr-worker") })
 }
