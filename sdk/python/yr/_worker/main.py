@@ -73,7 +73,6 @@ class Worker:
         self.session.resume_state = self._resume_state
         self.runtime.before_resume(self._say_again)
         signal.signal(signal.SIGTERM, self._on_sigterm)
-        os.register_at_fork(after_in_child=self._forked)
         self.session.start_background()
 
     def _executor(self, assignment: dict) -> Any:
@@ -117,12 +116,11 @@ class Worker:
 
     def _on_sigterm(self, number: int, frame: Any) -> None:
         """End as if the agent had asked, once the running task has ended."""
+        if os.getpid() != self.runtime.pid:  # a process that user code forked is no worker
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
         self._stopping = self._stopping or {"grace_ms": -1, "reason": "SIGTERM"}
-
-    def _forked(self) -> None:
-        """A process that user code forked is no worker: SIGTERM ends it."""
-        if signal.getsignal(signal.SIGTERM) == self._on_sigterm:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def _shut_down(self) -> int:
         """Run the user's shutdown hook, say what is still to be said, and end."""
