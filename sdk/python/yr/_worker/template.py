@@ -122,7 +122,7 @@ class _Template:
             self._control.close()
             return order
         if os.waitpid(between, 0)[1] != 0:
-            self._send({"pids": [], "error": "the forking process was killed"})
+            sys.exit("the process that forks was killed")
         return None
 
     def _fork_each(self, orders: list[dict[str, Any]]) -> dict[str, Any]:
