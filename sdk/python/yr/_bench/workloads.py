@@ -267,7 +267,8 @@ def idle_memory(target: Target, size: Size) -> Iterator[Round]:
                 values[f"{role} count"] = float(len(pids))
                 for kind in ("private", "shared", "pss"):
                     values[f"{role} {kind}"] = statistics.mean([share[kind] for share in shares] or [0.0])
-            values["all pss"] = sum(values[f"{role} pss"] * values[f"{role} count"] for role in target.processes())
+                    values[f"{role} {kind} together"] = sum(share[kind] for share in shares)
+            values["all pss"] = sum(values[f"{role} pss together"] for role in target.processes())
             yield values
     finally:
         target.retire(handle)
@@ -344,7 +345,7 @@ WORKLOADS = (
         0,
         idle_memory,
         (
-            Figure("daemon private", "daemon, private", "MiB", "", at_most(60)),
+            Figure("daemon private together", "daemon, private", "MiB", "", at_most(60)),
             Figure("daemon shared", "daemon, shared", "MiB"),
             Figure("parent private", "parent, private", "MiB"),
             Figure("template private", "template, private", "MiB"),
