@@ -10,6 +10,7 @@ import mmap
 import os
 import signal
 import sys
+import threading
 import time
 from typing import Any, NoReturn
 
@@ -73,6 +74,8 @@ class Worker:
         self.session.resume_state = self._resume_state
         self.runtime.before_resume(self._say_again)
         signal.signal(signal.SIGTERM, self._on_sigterm)
+        self._forking = False
+        os.register_at_fork(before=self._before_fork, after_in_parent=self._after_fork)
         self.session.start_background()
 
     def _executor(self, assignment: dict) -> Any:
@@ -121,6 +124,17 @@ class Worker:
             os.kill(os.getpid(), number)
             return
         self._stopping = self._stopping or {"grace_ms": -1, "reason": "SIGTERM"}
+
+    def _before_fork(self) -> None:
+        """What user code forks is born with the default action: CPython forgets a signal that comes too early."""
+        main = threading.current_thread() is threading.main_thread()
+        self._forking = main and signal.getsignal(signal.SIGTERM) == self._on_sigterm
+        if self._forking:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    def _after_fork(self) -> None:
+        if self._forking:
+            signal.signal(signal.SIGTERM, self._on_sigterm)
 
     def _shut_down(self) -> int:
         """Run the user's shutdown hook, say what is still to be said, and end."""
