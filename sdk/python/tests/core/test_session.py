@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import pickle
+import random
 import signal
 import threading
 import time
@@ -274,6 +276,30 @@ def test_a_broken_frame_ends_the_session_with_a_typed_error(runtime, echo, peer,
     peer.send(bad)
     with pytest.raises(YRRuntimeError, match=r"3002.*broken frame"):
         runtime.get([ref], 10)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_any_bytes_from_the_agent_end_in_values_or_typed_errors(runtime, echo, peer, agent, held, seed):
+    rng = random.Random(seed)
+    refs = [runtime.invoke(echo, (), {}) for _ in range(20)]
+    agent.until(lambda: len(held) == 20)
+    for call in held:
+        frame = bytearray(wire.result(call.id, [(serialization.encode(k), []) for k in range(rng.randrange(3))]))
+        if rng.random() < 0.3:
+            frame[rng.randrange(len(frame))] = rng.randrange(256)
+        try:
+            peer.send(bytes(frame))
+        except OSError:  # the session has ended already
+            break
+    try:
+        runtime.wait(refs, len(refs), 0.2)
+    except RuntimeError:
+        pass
+    for ref in refs:
+        try:
+            runtime.get([ref], 0.001)
+        except (RuntimeError, ValueError, EOFError, pickle.UnpicklingError):
+            pass
 
 
 def test_a_forked_child_neither_uses_nor_ends_the_session(runtime, echo, peer, agent):

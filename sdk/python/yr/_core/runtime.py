@@ -72,6 +72,7 @@ class Runtime:
         self._define_lock = threading.Lock()
         self._numbers = Sequence(b"").next  # targets of this session
         self._callbacks: queue.SimpleQueue | None = None
+        self._callbacks_lock = threading.Lock()
         self._put_max = 0
         self._put_budget = 0
         self.result_max = INLINE_ARGS_MAX  # bytes of a result that travels inline
@@ -463,7 +464,7 @@ class Runtime:
 
     def run_callback(self, call: Callable[[], None]) -> None:
         """Run user code that waits for an object on a thread of its own kind."""
-        with self._define_lock:
+        with self._callbacks_lock:  # never held while waiting: the thread that reads comes here
             if self._callbacks is None:
                 self._callbacks = queue.SimpleQueue()
                 run = functools.partial(_run_callbacks, self._callbacks)
