@@ -17,10 +17,10 @@ import (
 	"yr/test/harness"
 )
 
-// hello is what a driver of this release says first.
+// hello is what a driver of this release says first; one in Go, for which no template is warmed.
 func hello(edit ...func(*wirepb.Hello)) *wirepb.Hello {
 	h := &wirepb.Hello{
-		Role: uint32(yr.RoleDriver), Prefix: yr.NewPrefix().String(), Language: "python", LanguageVersion: "3.11.0",
+		Role: uint32(yr.RoleDriver), Prefix: yr.NewPrefix().String(), Language: "go", LanguageVersion: "1.26",
 		SdkVersion: "test", Pid: int64(os.Getpid()), Job: string(yr.NewJob()),
 	}
 	for _, e := range edit {
