@@ -53,8 +53,8 @@ type Options struct {
 	Labels    map[string][]string
 	Devices   map[string][]int
 	Grace     time.Duration
-	Restarted bool           // a daemon of this node crashed and this one takes over
-	Launch    launch.Options // OnStarted and OnExit are the agent's to set
+	Restarted bool             // a daemon of this node crashed and this one takes over
+	Launcher  *launch.Launcher // opened; its OnStarted and OnExit call WorkerStarted and WorkerExited
 	Log       zerolog.Logger
 }
 
@@ -62,7 +62,6 @@ type Options struct {
 type Agent struct {
 	opt      Options
 	router   *route.Router
-	launcher *launch.Launcher
 	sessions sessionFiles
 	started  time.Time
 
@@ -78,14 +77,10 @@ func New(opt Options) *Agent {
 		opt.Grace = DefaultGrace
 	}
 	a := &Agent{opt: opt, conns: make(map[*session.Conn]struct{})}
-	lo := opt.Launch
-	lo.OnStarted = func(w yr.ID, pid int, err error) { a.router.WorkerStarted(w, pid, err) }
-	lo.OnExit = func(e launch.Exit) { a.router.WorkerExited(e) }
-	a.launcher = launch.New(lo)
 	a.router = route.New(route.Options{
 		Node: opt.Node, NodeIP: opt.NodeIP, Version: opt.Version, LogDir: opt.LogDir,
 		Resources: opt.Resources, Labels: opt.Labels, Devices: opt.Devices,
-		Store: opt.Store, Launcher: a.launcher, Registry: opt.Registry, Sign: a.sign,
+		Store: opt.Store, Launcher: opt.Launcher, Registry: opt.Registry, Sign: a.sign,
 		Log: opt.Log, Grace: opt.Grace,
 	})
 	return a
@@ -94,19 +89,13 @@ func New(opt Options) *Agent {
 // Open starts accepting sessions. After a crash it first finds out who survived.
 func (a *Agent) Open(ctx context.Context) error {
 	a.started = time.Now()
-	if err := a.launcher.Open(ctx); err != nil {
-		return err
-	}
 	if err := a.sessions.open(a.opt.RunDir); err != nil {
 		return err
 	}
-	if python := os.Getenv("YR_PYTHON"); python != "" { // said to be used: have it warm when the first driver comes
-		a.launcher.Warm("python", python, nil)
-	}
-	survivors := a.launcher.Survivors()
+	survivors := a.opt.Launcher.Survivors()
 	if a.opt.Restarted {
 		for _, s := range survivors {
-			if err := a.launcher.Adopt(s.Worker, s.PID); err != nil {
+			if err := a.opt.Launcher.Adopt(s.Worker, s.PID); err != nil {
 				a.opt.Log.Warn().Err(err).Stringer("worker", s.Worker).Msg("a worker of before the restart could not be adopted")
 			}
 		}
@@ -127,9 +116,6 @@ func (a *Agent) Close(ctx context.Context) error {
 	a.mu.Unlock()
 	_ = a.opt.Listener.SetDeadline(time.Now()) // the socket itself belongs to the parent
 	err := a.router.Close(ctx)
-	if lerr := a.launcher.Close(ctx); err == nil {
-		err = lerr
-	}
 	a.mu.Lock()
 	for c := range a.conns {
 		c.Close()
@@ -139,6 +125,14 @@ func (a *Agent) Close(ctx context.Context) error {
 	a.sessions.close()
 	return err
 }
+
+// WorkerStarted and WorkerExited are what the launcher tells.
+func (a *Agent) WorkerStarted(worker yr.ID, pid int, err error) {
+	a.router.WorkerStarted(worker, pid, err)
+}
+
+// WorkerExited is documented at WorkerStarted.
+func (a *Agent) WorkerExited(e launch.Exit) { a.router.WorkerExited(e) }
 
 // sign proves that a text comes from this node; the proof outlives the daemon.
 func (a *Agent) sign(text string) string {

@@ -88,6 +88,25 @@ func (d *Daemon) Open(ctx context.Context) error {
 	}
 	d.step("sockets")
 
+	// The launcher next: a template takes longer to warm than all the rest to open.
+	sdk, err := python.Extract(filepath.Join(s.DataDir, "sdk"))
+	if err != nil {
+		return yr.Wrap("unpack the Python SDK", yr.DiskFailed, err)
+	}
+	launcher := launch.New(launch.Options{
+		Socket: p.Dir.Socket(), SDKDir: sdk, LogDir: p.Dir.Logs(), RunDir: p.Dir.Workers(),
+		Env: workerEnv(os.Environ(), s), Log: logs.For("function_agent"),
+		OnStarted: func(worker yr.ID, pid int, err error) { d.agent.WorkerStarted(worker, pid, err) },
+		OnExit:    func(e launch.Exit) { d.agent.WorkerExited(e) },
+	})
+	if err := d.open(ctx, "launcher", launcher); err != nil {
+		return err
+	}
+	if program := os.Getenv("YR_PYTHON"); program != "" { // said to be used, so there is no doubt what to warm
+		launcher.Warm("python", program, nil)
+	}
+	d.step("launcher")
+
 	// The registry: which nodes live, which names are taken.
 	cards := d.findDevices(ctx)
 	d.cluster = cluster.New(cluster.Options{
@@ -123,21 +142,12 @@ func (d *Daemon) Open(ctx context.Context) error {
 	d.step("store")
 
 	// The agent: sessions, calls, workers.
-	sdk, err := python.Extract(filepath.Join(s.DataDir, "sdk"))
-	if err != nil {
-		return yr.Wrap("unpack the Python SDK", yr.DiskFailed, err)
-	}
-	d.step("SDK unpacked")
 	d.agent = agent.New(agent.Options{
 		Node: s.NodeID, NodeIP: s.LocalIP, Version: p.Version, Token: s.Token, Master: p.Master,
 		LogDir: p.Dir.Logs(), RunDir: p.Dir.Run(), Listener: sockets.sessions,
-		Store: objects, Registry: d.cluster.Names(),
+		Store: objects, Registry: d.cluster.Names(), Launcher: launcher,
 		Resources: s.Resources, Labels: s.Labels, Devices: cards,
 		Grace: s.Grace, Restarted: d.child.Restarts() > 0,
-		Launch: launch.Options{
-			Socket: p.Dir.Socket(), SDKDir: sdk, LogDir: p.Dir.Logs(), RunDir: p.Dir.Workers(),
-			Env: workerEnv(os.Environ(), s), Log: logs.For("function_agent"),
-		},
 		Log: logs.For("function_proxy"),
 	})
 	if err := d.open(ctx, "agent", d.agent); err != nil {

@@ -1,6 +1,7 @@
 package route
 
 import (
+	"math"
 	"time"
 
 	"yr/pkg/wire"
@@ -30,6 +31,7 @@ type call struct {
 	fn       *function // or
 	in       *instance
 	deps     wire.IDs
+	held     wire.IDs // those of deps that the object table keeps alive for this call
 	method   []byte
 	args     []byte
 	nvals    int
@@ -47,9 +49,9 @@ type call struct {
 	delivery uint64
 	since    time.Time
 
-	deadline             time.Time
-	bucket               int64
-	nextExpiry, prevDead *call
+	deadline               time.Time
+	bucket                 int64
+	nextExpiry, prevExpiry *call
 }
 
 // name is what people call the thing that is called.
@@ -84,8 +86,14 @@ func (s *Session) call(flags uint8, body []byte) error {
 		nvals: m.NVals, returns: m.Returns, argsBlob: flags&wire.ArgsBlob != 0,
 		since: r.now,
 	}
-	if known := r.calls[m.ID]; known != nil && flags&wire.Resent != 0 {
-		known.caller = s
+	if known := r.calls[m.ID]; known != nil {
+		if flags&wire.Resent == 0 {
+			return yr.E("call "+m.ID.String(), yr.ParamInvalid, "the call is under way already; a session uses an id once")
+		}
+		if known.caller != s {
+			known.caller = s
+			s.unfinished++
+		}
 		return nil
 	}
 	c.own(&m)
@@ -96,8 +104,7 @@ func (s *Session) call(flags uint8, body []byte) error {
 		}
 		c.trace, c.attempt = tail.Trace, tail.Attempt
 		if tail.Deadline != 0 {
-			c.deadline = time.UnixMicro(int64(tail.Deadline)) //nolint:gosec // a date beyond the year 292277 is as good as none
-			r.deadlines.add(c)
+			c.deadline = time.UnixMicro(int64(min(tail.Deadline, math.MaxInt64))) //nolint:gosec // just bounded
 		}
 	}
 	if c.fn != nil {
@@ -115,6 +122,9 @@ func (s *Session) call(flags uint8, body []byte) error {
 	}
 	s.unfinished++
 	r.calls[c.id] = c
+	if !c.deadline.IsZero() {
+		r.deadlines.add(c)
+	}
 	r.counters.calls.Add(1)
 	if flags&wire.Resent != 0 && r.recovered(c) {
 		return nil
@@ -139,13 +149,19 @@ func (r *Router) submit(c *call) {
 		c.in = c.in.real()
 		c.in.enter(c)
 	}
+	if s := c.caller; s != nil && s.role != yr.RoleWorker && s.job.ended {
+		r.fail(c, yr.E("call "+c.name(), yr.ScheduleCancelled, "its job has ended: this session has said goodbye"))
+		return
+	}
 	var broken *store.Name[waiter]
 	var missing yr.ID
+	c.held = c.deps
 	for i := range c.deps.Len() {
 		n := r.names.Get(c.deps.At(i))
 		if n == nil {
 			missing = c.deps.At(i)
-			continue
+			c.held = c.deps[:i*yr.IDLen]
+			break
 		}
 		r.names.Hold(n)
 		switch n.State {
@@ -241,7 +257,7 @@ func (r *Router) complete(c *call, values []wire.Value, maker *Session) {
 	}
 	if s := c.caller; s != nil {
 		if s.full {
-			s.late = append(s.late, lateResult{c.id, c.returns})
+			s.late = append(s.late, late{id: c.id, returns: c.returns})
 		} else {
 			s.queue(func(dst []byte) []byte { return wire.AppendResult(dst, 0, c.id, values) })
 		}
@@ -287,16 +303,24 @@ func (r *Router) end(c *call) {
 	c.state = callEnded
 	delete(r.calls, c.id)
 	r.deadlines.remove(c)
-	for i := range c.deps.Len() {
-		if n := r.names.Get(c.deps.At(i)); n != nil {
-			r.names.Unhold(n)
-		}
-	}
+	r.letGo(c)
+	c.args = nil // queues forget ended calls late
 	if c.caller != nil {
 		c.caller.unfinished--
 	}
 	if c.in != nil {
 		c.in.left(c)
+	}
+}
+
+// letGo gives up the arguments of a call.
+func (r *Router) letGo(c *call) {
+	held := c.held
+	c.held = nil
+	for i := range held.Len() {
+		if n := r.names.Get(held.At(i)); n != nil {
+			r.names.Unhold(n)
+		}
 	}
 }
 
@@ -325,14 +349,20 @@ func (r *Router) retry(c *call) bool {
 	return true
 }
 
-// lateResult is a result whose caller's connection was full.
-type lateResult struct {
+// late is what a session's full connection could not take: a result, or an object
+// that it asked for. The bytes stay in the object table meanwhile.
+type late struct {
 	id      yr.ID
 	returns uint8
+	object  bool
 }
 
-// pushLate sends a result from the object table.
-func (s *Session) pushLate(l lateResult) {
+// pushLate sends it.
+func (s *Session) pushLate(l late) {
+	if l.object {
+		s.push(l.id)
+		return
+	}
 	values := s.scratch[:0]
 	for k := range int(l.returns) {
 		n := s.r.names.Get(l.id.Return(k))

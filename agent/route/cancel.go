@@ -76,6 +76,10 @@ func (r *Router) stop(c *call, cause error) {
 // (and a tick) after its deadline.
 const expireGrain = 50 * time.Millisecond
 
+// grains is a time in units of expireGrain, also for dates that are too far away
+// to be counted in nanoseconds.
+func grains(t time.Time) int64 { return t.UnixMilli() / expireGrain.Milliseconds() }
+
 // deadlines holds the calls that have one, in buckets of expireGrain, so that
 // adding and removing cost nothing worth measuring.
 type deadlines struct {
@@ -89,14 +93,14 @@ func (d *deadlines) empty() bool { return len(d.buckets) == 0 }
 
 // add is hot: once per call that has a deadline.
 func (d *deadlines) add(c *call) {
-	c.bucket = c.deadline.UnixNano()/int64(expireGrain) + 1
+	c.bucket = grains(c.deadline) + 1
 	if c.bucket <= d.passed {
 		c.bucket = d.passed + 1
 	}
 	head := d.buckets[c.bucket]
 	c.nextExpiry = head
 	if head != nil {
-		head.prevDead = c
+		head.prevExpiry = c
 	}
 	d.buckets[c.bucket] = c
 }
@@ -107,23 +111,23 @@ func (d *deadlines) remove(c *call) {
 		return
 	}
 	if c.nextExpiry != nil {
-		c.nextExpiry.prevDead = c.prevDead
+		c.nextExpiry.prevExpiry = c.prevExpiry
 	}
 	switch {
-	case c.prevDead != nil:
-		c.prevDead.nextExpiry = c.nextExpiry
+	case c.prevExpiry != nil:
+		c.prevExpiry.nextExpiry = c.nextExpiry
 	case c.nextExpiry != nil:
 		d.buckets[c.bucket] = c.nextExpiry
 	default:
 		delete(d.buckets, c.bucket)
 	}
-	c.bucket, c.nextExpiry, c.prevDead = 0, nil, nil
+	c.bucket, c.nextExpiry, c.prevExpiry = 0, nil, nil
 }
 
 // expire ends the calls whose deadline has passed.
 func (r *Router) expire() {
 	d := &r.deadlines
-	now := r.now.UnixNano() / int64(expireGrain)
+	now := grains(r.now)
 	if now <= d.passed {
 		return
 	}

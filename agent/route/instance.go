@@ -1,6 +1,8 @@
 package route
 
 import (
+	"math"
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -36,10 +38,10 @@ type instance struct {
 	starts     int // workers in a row that ended before they connected
 	estimate   time.Duration
 
-	lanes    map[yr.Prefix]*lane // ordered: calls by caller
-	loose    fifo                // unordered: ready calls
-	pending  int                 // calls not sent to the worker
-	watchers []*Session
+	lanes    map[yr.Prefix]*lane   // ordered: calls by caller
+	loose    fifo                  // unordered: ready calls
+	pending  int                   // calls not sent to the worker
+	watchers map[*Session]struct{} // are told what becomes of it; nil once it has ended
 	killers  []reply
 	expires  time.Time // scheduling must have succeeded by then; zero: any time
 	killAt   time.Time // grace ends
@@ -82,7 +84,7 @@ func (s *Session) create(m *wirepb.Create) error {
 	in := &instance{
 		r: r, id: id, job: s.job, options: o, class: m.GetName(), code: c, descriptor: m.GetDescriptor_(),
 		need: needOf(o), ordered: o.GetOrdered(), state: yr.StateNew, since: r.now,
-		lanes: make(map[yr.Prefix]*lane), watchers: []*Session{s},
+		lanes: make(map[yr.Prefix]*lane), watchers: map[*Session]struct{}{s: {}},
 	}
 	in.message, err = proto.Marshal(&wirepb.Create{
 		InstanceId: m.GetInstanceId(), CodeId: m.GetCodeId(), Name: m.GetName(), Language: m.GetLanguage(),
@@ -92,7 +94,7 @@ func (s *Session) create(m *wirepb.Create) error {
 		return yr.Wrap("create "+m.GetName(), yr.ParamInvalid, err)
 	}
 	if ms := o.GetScheduleTimeoutMs(); ms >= 0 {
-		in.expires = r.now.Add(time.Duration(ms) * time.Millisecond)
+		in.expires = r.now.Add(milliseconds(ms))
 	}
 	packed := make(wire.IDs, 0, len(m.GetDeps())*yr.IDLen)
 	for _, d := range m.GetDeps() {
@@ -105,17 +107,23 @@ func (s *Session) create(m *wirepb.Create) error {
 		return yr.E("create "+m.GetName(), yr.ParamInvalid, "%d values but %d dependencies", m.GetNvals(), packed.Len())
 	}
 	in.ctor = &call{id: id, caller: s, in: in, job: s.job, deps: packed, nvals: int(m.GetNvals()), args: m.GetArgs(), argsBlob: m.GetArgsBlob(), since: r.now}
-	r.instances[id] = in
-	s.job.instances[in] = struct{}{}
 	if err := s.number(m.GetNumber(), target{in: in}); err != nil {
 		return err
 	}
+	r.instances[id] = in
+	s.job.instances[in] = struct{}{}
 	if o.GetName() != "" {
 		r.claim(in)
 		return nil
 	}
 	r.hold(in.ctor)
 	return nil
+}
+
+// milliseconds is a time that a peer named; one that is too long to be counted is
+// as long as can be.
+func milliseconds(ms int64) time.Duration {
+	return time.Duration(min(ms, math.MaxInt64/int64(time.Millisecond))) * time.Millisecond
 }
 
 // hold awaits the constructor's arguments; the instance is placed when they are there.
@@ -236,11 +244,8 @@ func (r *Router) dropCtor(in *instance) {
 	if c == nil {
 		return
 	}
-	for i := range c.deps.Len() {
-		if n := r.names.Get(c.deps.At(i)); n != nil {
-			r.names.Unhold(n)
-		}
-	}
+	c.state = callEnded // an argument that is still to come finds nobody waiting
+	r.letGo(c)
 }
 
 // set changes the state.
@@ -433,7 +438,7 @@ func (r *Router) endInstance(in *instance, _ yr.InstanceState, cause error) {
 	}
 	grace := r.opt.Grace
 	if ms := in.options.GetGraceMs(); ms >= 0 {
-		grace = time.Duration(ms) * time.Millisecond
+		grace = milliseconds(ms)
 	}
 	if w.session == nil || grace == 0 || in.ctorNo != 0 {
 		r.endWorker(w, cause.Error())
@@ -442,7 +447,7 @@ func (r *Router) endInstance(in *instance, _ yr.InstanceState, cause error) {
 	w.ending = cause.Error()
 	in.killAt = r.now.Add(grace)
 	w.session.queue(func(dst []byte) []byte {
-		return wire.AppendMessage(dst, wire.Shutdown, 0, &wirepb.Shutdown{GraceMs: grace.Milliseconds(), Reason: cause.Error()})
+		return wire.AppendMessage(dst, wire.Shutdown, 0, &wirepb.Shutdown{GraceMs: grace.Milliseconds(), Reason: wire.StatusOf(cause).GetMessage()})
 	})
 	r.soon()
 }
@@ -525,7 +530,7 @@ func (r *Router) bury(in *instance) {
 
 // announce tells those who hold a handle what became of the instance.
 func (in *instance) announce() {
-	for _, s := range in.watchers {
+	for s := range in.watchers {
 		in.tell(s)
 	}
 	if in.state.Ended() {
@@ -541,7 +546,7 @@ func (in *instance) tell(s *Session) {
 		if in.failure.Serialized {
 			e.Error = in.failure.Data
 		} else {
-			e.Status.Message = string(in.failure.Data)
+			e.Status.Message = strings.ToValidUTF8(string(in.failure.Data), "?")
 		}
 	} else if in.state.Ended() {
 		e.Status = &wirepb.Status{Code: int32(yr.InstanceExited), Message: in.reason}
@@ -564,9 +569,20 @@ func (s *Session) bind(m *wirepb.Bind) error {
 		return err
 	}
 	in = in.real()
-	in.watchers = append(in.watchers, s)
+	in.watch(s)
 	in.tell(s)
 	return nil
+}
+
+// watch has the session told what becomes of the instance.
+func (in *instance) watch(s *Session) {
+	if in.state.Ended() {
+		return
+	}
+	if in.watchers == nil {
+		in.watchers = make(map[*Session]struct{})
+	}
+	in.watchers[s] = struct{}{}
 }
 
 // buried stands for an instance that is not there any more.

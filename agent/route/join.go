@@ -26,7 +26,7 @@ func (r *Router) Join(p Peer, h *wirepb.Hello) (*Session, error) {
 	var s *Session
 	var err error
 	r.turn(func() { s, err = r.openSession(p, h, page) })
-	if err != nil && page != nil {
+	if page != nil && (err != nil || s.role != yr.RoleWorker) {
 		_ = page.Close()
 	}
 	return s, err
@@ -36,11 +36,12 @@ func (r *Router) openSession(p Peer, h *wirepb.Hello, page *os.File) (*Session, 
 	if r.closing {
 		return nil, yr.E("hello", yr.Communication, "the node is shutting down")
 	}
-	if len(h.GetPrefix()) != yr.PrefixLen {
-		return nil, yr.E("hello", yr.ParamInvalid, "the prefix %q has %d characters, want %d", h.GetPrefix(), len(h.GetPrefix()), yr.PrefixLen)
+	prefix, err := yr.ParsePrefix(h.GetPrefix())
+	if err != nil {
+		return nil, yr.Wrap("hello", yr.ParamInvalid, err)
 	}
 	s := &Session{
-		r: r, conn: p.Conn, prefix: yr.Prefix([]byte(h.GetPrefix())), role: yr.Role(h.GetRole()), //nolint:gosec // checked below
+		r: r, conn: p.Conn, prefix: prefix, role: yr.Role(h.GetRole()), //nolint:gosec // checked below
 		pid: p.PID, command: h.GetCommand(), targets: make([]target, 1),
 	}
 	s.id = s.prefix.ID(0)
@@ -69,7 +70,6 @@ func (r *Router) openSession(p Peer, h *wirepb.Hello, page *os.File) (*Session, 
 			r.adoptJob(s.job, h)
 		}
 	case yr.RoleWorker:
-		var err error
 		if h.GetResumeToken() != "" {
 			w, err = r.resumeWorker(s, h)
 			resumed = true

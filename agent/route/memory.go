@@ -28,10 +28,13 @@ func (s *Session) lease(corr uint64, body []byte) error {
 	return nil
 }
 
-// reclaim asks every session for the slabs that it does not use, and ends idle
-// workers, whose slabs then come back by themselves.
+// reclaim asks every session for the slabs that it does not use. One that does not
+// read is left alone: asking it again and again would only fill its queue.
 func (r *Router) reclaim() {
 	for _, s := range r.sessions {
+		if s.full {
+			continue
+		}
 		s.queue(func(dst []byte) []byte { return wire.AppendEmpty(dst, wire.Reclaim, 0) })
 	}
 }

@@ -105,8 +105,8 @@ func (r *Router) bindTo(in, first *instance) {
 			r.callReady(c)
 		}
 	}
-	for _, s := range in.watchers {
-		first.watchers = append(first.watchers, s)
+	for s := range in.watchers {
+		first.watch(s)
 		e := &wirepb.InstanceEvent{InstanceId: in.id[:], State: uint32(first.state), BoundTo: first.id[:], Descriptor_: first.descriptor} //nolint:gosec // 0 to 13
 		s.queue(func(dst []byte) []byte { return wire.AppendMessage(dst, wire.Instance, 0, e) })
 	}
@@ -200,9 +200,13 @@ type graveyard struct {
 	order []string
 }
 
-const maxGraves = 4096
+const (
+	maxGraves = 4096
+	maxReason = 1024 // bytes of a remembered reason
+)
 
 func (g *graveyard) add(e yr.Explanation) {
+	e.Reason = e.Reason[:min(len(e.Reason), maxReason)]
 	if g.byID == nil {
 		g.byID = make(map[string]yr.Explanation)
 	}
@@ -221,13 +225,10 @@ func (g *graveyard) find(id string) (yr.Explanation, bool) {
 	return e, ok
 }
 
-// maxReason bounds a remembered reason.
-const maxReason = 1024
-
 func (g *graveyard) call(c *call, v wire.Value) {
 	reason := "the function raised an exception"
 	if !v.Serialized {
-		reason = string(v.Data[:min(len(v.Data), maxReason)])
+		reason = string(v.Data)
 	}
 	e := yr.Explanation{ID: c.id.String(), Kind: "call", State: "failed", Reason: c.name() + ": " + reason}
 	if c.worker != nil {

@@ -2,6 +2,7 @@ package route
 
 import (
 	"bytes"
+	"slices"
 
 	"yr/pkg/wire"
 	"yr/pkg/yr"
@@ -26,7 +27,10 @@ func (s *Session) put(flags uint8, body []byte) error {
 		return yr.E("put", yr.ParamInvalid, "object %s was not made by this session (%s)", id, s.prefix)
 	}
 	if v.Kind == wire.Failed {
-		return yr.E("put", yr.ParamInvalid, "an object cannot be put as an error")
+		return yr.E("put "+id.String(), yr.ParamInvalid, "an object cannot be put as an error")
+	}
+	if v.Kind == wire.Inline && len(v.Data) > wire.MaxInlinePut {
+		return yr.E("put "+id.String(), yr.ParamInvalid, "%d bytes are over the limit of %d for an object inside its message; write it to a slab", len(v.Data), wire.MaxInlinePut)
 	}
 	n, err := s.holder.Bind(id)
 	if err != nil {
@@ -112,8 +116,12 @@ func (r *Router) serve(n *store.Name[waiter]) {
 	r.names.Unhold(n)
 }
 
-// sendObject answers a GET.
+// sendObject answers a GET, now or when the peer has read what it was sent before.
 func (s *Session) sendObject(n *store.Name[waiter]) {
+	if s.full {
+		s.late = append(s.late, late{id: n.ID, object: true})
+		return
+	}
 	v := withContains(wireValue(n), n)
 	s.queue(func(dst []byte) []byte { return wire.AppendObject(dst, wire.ObjectType, 0, n.ID, &v) })
 }
@@ -125,21 +133,41 @@ func (s *Session) get(body []byte) error {
 		return err
 	}
 	for i := range list.Len() {
-		id := list.At(i)
-		n := s.r.names.Get(id)
-		switch {
-		case n == nil:
-			v := errorValue(yr.E("get "+id.String(), yr.ObjectNotFound,
-				"no such object: it was released, its job has ended, or it was lost with the process that held it; keep a reference as long as it is needed"))
-			s.queue(func(dst []byte) []byte { return wire.AppendObject(dst, wire.ObjectType, 0, id, &v) })
-		case n.State == store.Pending:
-			n.Waiters = append(n.Waiters, waiter{session: s})
-		default:
-			s.sendObject(n)
+		if s.full {
+			s.late = append(s.late, late{id: list.At(i), object: true})
+			continue
 		}
+		s.push(list.At(i))
 	}
 	return nil
 }
+
+// push sends an object if it is ready, and otherwise when it is.
+func (s *Session) push(id yr.ID) {
+	n := s.r.names.Get(id)
+	switch {
+	case n == nil:
+		v := errorValue(yr.E("get "+id.String(), yr.ObjectNotFound,
+			"no such object: it was released, its job has ended, or it was lost with the process that held it; keep a reference as long as it is needed"))
+		s.queue(func(dst []byte) []byte { return wire.AppendObject(dst, wire.ObjectType, 0, id, &v) })
+	case n.State == store.Pending:
+		if !s.awaits(n) {
+			n.Waiters = append(n.Waiters, waiter{session: s})
+		}
+	default:
+		s.sendObject(n)
+	}
+}
+
+// awaits reports whether the session has asked for n already. A program that
+// polls asks over and over: looking at the last few waiters tells.
+func (s *Session) awaits(n *store.Name[waiter]) bool {
+	recent := n.Waiters[max(0, len(n.Waiters)-recentWaiters):]
+	return slices.ContainsFunc(recent, func(w waiter) bool { return w.session == s })
+}
+
+// recentWaiters bounds that look; more sessions seldom wait for one object.
+const recentWaiters = 64
 
 // count takes or drops references. An unknown object is no reason to end a
 // session: it may have been released by the end of its job.

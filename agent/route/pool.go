@@ -59,6 +59,9 @@ type pool struct {
 // define takes a DEFINE frame: the function gets its number in this session.
 func (s *Session) define(m *wirepb.Function) error {
 	r := s.r
+	if s.job.pools == nil { // the job is over and forgotten: the function takes a number, and no calls
+		return s.number(m.GetNumber(), target{fn: &function{code: &code{}, name: m.GetName(), pool: &pool{job: s.job}}})
+	}
 	c, err := s.job.code(r, m.GetCodeId(), m.GetName(), m.GetCode(), m.GetCodeObject())
 	if err != nil {
 		return err

@@ -150,6 +150,9 @@ func (r *Router) assign(h *wirepb.Hello) (*worker, error) {
 	if w.token != h.GetToken() {
 		return nil, yr.E("hello", yr.Unauthorized, "the token is not the one that worker %s was started with", id)
 	}
+	if w.everJoined {
+		return nil, yr.E("hello", yr.Unauthorized, "worker %s has connected already; a token is good for one session", id)
+	}
 	return w, nil
 }
 
@@ -171,7 +174,7 @@ func (w *worker) assignment(node yr.Node) *wirepb.WorkerAssignment {
 
 // join connects a worker to its session.
 func (r *Router) join(w *worker, s *Session, page *os.File) {
-	w.session, s.worker, w.page = s, w, page
+	w.session, w.home, s.worker, w.page = s, s.id, w, page
 	w.everJoined = true
 	w.idleSince = r.now
 	if p := w.pool; p != nil {
@@ -348,7 +351,8 @@ func openPage(fd int) *os.File {
 		return nil
 	}
 	var st unix.Stat_t
-	if unix.Fstat(fd, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
+	_, err := unix.FcntlInt(uintptr(fd), unix.F_GET_SEALS, 0) // only memory has seals: reading it never waits
+	if err != nil || unix.Fstat(fd, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
 		_ = unix.Close(fd)
 		return nil
 	}

@@ -29,8 +29,8 @@ type Session struct {
 	unfinished int // calls of this session that have not ended
 	queued     bool
 	closed     bool
-	full       bool         // the connection's queue is above its high water
-	late       []lateResult // that a full connection could not take yet
+	full       bool   // the connection's queue is above its high water
+	late       []late // what a full connection could not take yet
 	freed      []yr.Place
 	announcing bool // resuming, ANNOUNCED not seen yet
 
@@ -209,7 +209,7 @@ func (s *Session) queue(add func(dst []byte) []byte) {
 	s.conn.Flush() // never waits; a turn with a lot to say need not keep all of it
 	if n > session.HighWater && !s.full {
 		s.full = true
-		go s.awaitRoom()
+		s.conn.Go(s.awaitRoom)
 	}
 }
 
@@ -235,11 +235,11 @@ func (s *Session) awaitRoom() {
 	s.conn.WaitRoom()
 	s.r.turn(func() {
 		s.full = false
-		late := s.late
+		waiting := s.late
 		s.late = nil
-		for i, l := range late {
+		for i, l := range waiting {
 			if s.full {
-				s.late = append(s.late, late[i:]...)
+				s.late = append(s.late, waiting[i:]...)
 				return
 			}
 			s.pushLate(l)
@@ -283,6 +283,11 @@ func (r *Router) leave(s *Session, cause error) {
 	}
 	if s.worker != nil {
 		r.workerLeft(s.worker)
+	}
+	for _, t := range s.targets {
+		if t.in != nil {
+			delete(t.in.real().watchers, s)
+		}
 	}
 	s.holder.End()
 	r.opt.Store.EndHolder(s.id)

@@ -24,6 +24,7 @@ type worker struct {
 
 	pid     int
 	session *Session // nil: not connected yet, or no more
+	home    yr.ID    // the session that it is, or was
 	page    *os.File // progress page; nil if it sent none
 	born    time.Time
 
