@@ -1,6 +1,7 @@
 package route
 
 import (
+	"context"
 	"encoding/json"
 	"slices"
 	"sync"
@@ -156,9 +157,13 @@ type registryQueue struct {
 	more   sync.Cond
 	work   []func()
 	closed bool
+	done   chan struct{} // closed when the queue has stopped
 }
 
-func (q *registryQueue) open() { q.more.L = &q.mu }
+func (q *registryQueue) open() {
+	q.more.L = &q.mu
+	q.done = make(chan struct{})
+}
 
 func (q *registryQueue) add(f func()) {
 	q.mu.Lock()
@@ -167,17 +172,22 @@ func (q *registryQueue) add(f func()) {
 	q.more.Signal()
 }
 
-// close lets what is queued finish and stops the queue.
-func (q *registryQueue) close() {
+// close stops the queue when all of it is done, or ctx ends.
+func (q *registryQueue) close(ctx context.Context) {
 	q.mu.Lock()
 	q.closed = true
 	q.mu.Unlock()
 	q.more.Broadcast()
+	select {
+	case <-q.done:
+	case <-ctx.Done():
+	}
 }
 
 func (r *Router) runRegistry() {
 	defer r.wg.Done()
 	q := &r.registry
+	defer close(q.done)
 	for {
 		q.mu.Lock()
 		for len(q.work) == 0 && !q.closed {

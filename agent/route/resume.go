@@ -146,6 +146,9 @@ func (r *Router) resumeWorker(s *Session, h *wirepb.Hello) (*worker, error) {
 		return nil, yr.E("resume", yr.Unauthorized, "the session token is not one of this node")
 	}
 	if w := r.workers[id]; w != nil && w.ending == "" { // this daemon knows it: only the connection broke
+		if w.home != s.id {
+			return nil, yr.E("resume", yr.Unauthorized, "worker %s is another session", id)
+		}
 		return w, nil
 	}
 	if r.recovery == nil {
@@ -155,9 +158,8 @@ func (r *Router) resumeWorker(s *Session, h *wirepb.Hello) (*worker, error) {
 	if !ok {
 		return nil, yr.E("resume", yr.InstanceExited, "worker %s is not wanted any more", id)
 	}
-	delete(r.recovery.workers, id)
-	a := &wirepb.WorkerAssignment{}
-	if err := proto.Unmarshal(h.GetWorker().GetAssignment(), a); err != nil {
+	a, m, err := readAssignment(h.GetWorker())
+	if err != nil {
 		return nil, yr.Wrap("resume", yr.ParamInvalid, err)
 	}
 	j := r.jobs[yr.Job(a.GetJob())]
@@ -167,23 +169,49 @@ func (r *Router) resumeWorker(s *Session, h *wirepb.Hello) (*worker, error) {
 			Language: h.GetLanguage(), Interpreter: h.GetInterpreter(), CodePaths: a.GetCodePaths(),
 		})
 	}
+	hosted, _ := yr.ParseID(string(a.GetInstanceId()))
+	if in := r.instances[hosted]; in != nil && in.worker != nil {
+		return nil, yr.E("resume", yr.ParamInvalid, "instance %s is hosted by another worker", hosted)
+	}
+	var p *pool
+	if m == nil {
+		if p, err = r.poolOf(j, a.GetOptions()); err != nil {
+			return nil, err
+		}
+	}
+	delete(r.recovery.workers, id)
 	w := &worker{
-		id: id, job: j, pid: survivor.PID, concurrency: max(1, int(a.GetConcurrency())),
+		id: id, home: s.id, job: j, pool: p, pid: survivor.PID, concurrency: max(1, int(a.GetConcurrency())),
 		defined: make(map[uint32]bool), everJoined: true, next: h.GetWorker().GetLastDelivery(), born: r.now,
 	}
 	// Which cards it had is not known any more: they count as free until it ends.
 	w.plan = scheduler.Plan{Node: r.opt.Node, Take: needOf(a.GetOptions())}
 	r.node.Take(w.plan)
 	r.workers[id] = w
-	if len(a.GetInstanceId()) > 0 {
-		return w, r.resumeInstance(w, a, h.GetWorker())
-	}
-	if w.pool, err = r.poolOf(j, a.GetOptions()); err != nil {
-		return nil, err
+	if m != nil {
+		r.resumeInstance(w, hosted, a, m, h.GetWorker())
+		return w, nil
 	}
 	j.workers++
 	r.claimRunning(w, h.GetWorker())
 	return w, nil
+}
+
+// readAssignment reads what a worker was told when it began. m is nil unless it
+// hosts an instance.
+func readAssignment(state *wirepb.WorkerState) (a *wirepb.WorkerAssignment, m *wirepb.Create, err error) {
+	a = &wirepb.WorkerAssignment{}
+	if err := proto.Unmarshal(state.GetAssignment(), a); err != nil {
+		return nil, nil, err
+	}
+	if len(a.GetInstanceId()) == 0 {
+		return a, nil, nil
+	}
+	if _, err := yr.ParseID(string(a.GetInstanceId())); err != nil {
+		return nil, nil, err
+	}
+	m = &wirepb.Create{}
+	return a, m, proto.Unmarshal(a.GetCreate(), m)
 }
 
 // claimRunning notes what a worker said it runs. A call that was sent again
@@ -215,19 +243,13 @@ func (r *Router) withdraw(c *call) {
 }
 
 // resumeInstance rebuilds the instance that a worker hosts.
-func (r *Router) resumeInstance(w *worker, a *wirepb.WorkerAssignment, state *wirepb.WorkerState) error {
-	id, err := yr.ParseID(string(a.GetInstanceId()))
-	if err != nil {
-		return yr.Wrap("resume", yr.ParamInvalid, err)
-	}
-	m := &wirepb.Create{}
-	if err := proto.Unmarshal(a.GetCreate(), m); err != nil {
-		return yr.Wrap("resume", yr.ParamInvalid, err)
-	}
+func (r *Router) resumeInstance(w *worker, id yr.ID, a *wirepb.WorkerAssignment, m *wirepb.Create, state *wirepb.WorkerState) {
 	in := r.instances[id]
 	if in == nil {
 		in = &instance{r: r, id: id, lanes: make(map[yr.Prefix]*lane)}
 		r.instances[id] = in
+	} else {
+		delete(in.job.instances, in) // of the job that asked for it first, see absent
 	}
 	in.job, in.options, in.class, in.descriptor = w.job, a.GetOptions(), m.GetName(), m.GetDescriptor_()
 	in.message, in.ordered, in.need, in.worker = a.GetCreate(), a.GetOptions().GetOrdered(), w.plan.Take, w
@@ -244,13 +266,13 @@ func (r *Router) resumeInstance(w *worker, a *wirepb.WorkerAssignment, state *wi
 	}
 	r.claimRunning(w, state)
 	in.announce()
-	return nil
 }
 
 // rejoin connects a resumed worker.
 func (r *Router) rejoin(w *worker, s *Session, page *os.File) {
 	w.session, s.worker = s, w
 	w.idleSince, w.busySince = r.now, r.now
+	r.hungry = true
 	if page != nil {
 		if w.page != nil {
 			_ = w.page.Close()
@@ -259,7 +281,9 @@ func (r *Router) rejoin(w *worker, s *Session, page *os.File) {
 	}
 	if w.pool != nil {
 		w.pool.workers = append(w.pool.workers, w)
+		return
 	}
+	r.pump(w.in)
 }
 
 // absent stands for an instance that a BIND names and nobody knows: it may be on
@@ -319,6 +343,7 @@ func (r *Router) recovered(c *call) bool {
 		for i := range c.deps.Len() {
 			if n := r.names.Get(c.deps.At(i)); n != nil {
 				r.names.Hold(n)
+				c.held = append(c.held, c.deps[i*yr.IDLen:(i+1)*yr.IDLen]...)
 			}
 		}
 		return true

@@ -185,7 +185,7 @@ func (r *Router) Close(ctx context.Context) error {
 			s.reject(yr.E("session", yr.Communication, "the node is shutting down"))
 		}
 	})
-	r.registry.close()
+	r.registry.close(ctx)
 	r.cancel()
 	r.wg.Wait()
 	return nil

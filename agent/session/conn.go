@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"yr/pkg/wire"
+	"yr/pkg/yr"
 )
 
 const (
@@ -54,6 +55,8 @@ type Conn struct {
 	rest    int    // bytes in the hands of the writing goroutine
 	writing bool   // somebody writes; whoever queues need not
 	closed  bool
+
+	wg sync.WaitGroup // goroutines that work for this connection; begun while it is open
 }
 
 // New wraps an accepted connection.
@@ -90,7 +93,7 @@ func (c *Conn) ReadFirst() (h wire.Header, body []byte, fd int, err error) {
 		h, body, rest, nerr := wire.Next(buf)
 		if nerr == nil {
 			if len(rest) > 0 {
-				return h, nil, fd, errors.New("bytes after the opening frame: a client waits for the answer before it goes on")
+				return h, nil, fd, yr.E("hello", yr.FrameMalformed, "%d bytes follow the opening frame; a client waits for the answer before it goes on", len(rest))
 			}
 			return h, body, fd, nil
 		}
@@ -98,8 +101,8 @@ func (c *Conn) ReadFirst() (h wire.Header, body []byte, fd int, err error) {
 			return h, nil, fd, nerr
 		}
 		n, oobn, _, _, rerr := c.nc.ReadMsgUnix(chunk, oob)
-		if oobn > 0 && fd < 0 {
-			fd = firstDescriptor(oob[:oobn])
+		if oobn > 0 {
+			fd = firstDescriptor(fd, oob[:oobn])
 		}
 		if rerr != nil {
 			return h, nil, fd, rerr
@@ -111,13 +114,13 @@ func (c *Conn) ReadFirst() (h wire.Header, body []byte, fd int, err error) {
 	}
 }
 
-// firstDescriptor keeps the first descriptor of a control message and closes the others.
-func firstDescriptor(oob []byte) int {
+// firstDescriptor returns fd, or if it is -1 the first descriptor of a control
+// message, and closes the others.
+func firstDescriptor(fd int, oob []byte) int {
 	messages, err := unix.ParseSocketControlMessage(oob)
 	if err != nil {
-		return -1
+		return fd
 	}
-	fd := -1
 	for i := range messages {
 		fds, err := unix.ParseUnixRights(&messages[i])
 		if err != nil {
@@ -236,10 +239,10 @@ func (c *Conn) Flush() {
 			c.fail()
 			break
 		}
-		if n < len(batch) {
+		if n < len(batch) && !c.closed {
 			c.rest = len(batch) - n
+			c.wg.Go(func() { c.drain(batch, n) })
 			c.mu.Unlock()
-			go c.drain(batch, n)
 			return
 		}
 		c.give(batch)
@@ -326,6 +329,26 @@ func (c *Conn) SendDescriptor(frame []byte, fd int) error {
 	return err
 }
 
+// Go runs f in a goroutine that Wait waits for. f must return when the connection
+// ends. On a connection that has ended it does nothing.
+func (c *Conn) Go(f func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.closed {
+		c.wg.Go(f)
+	}
+}
+
+// Wait returns when the connection has ended and nothing works for it any more.
+func (c *Conn) Wait() {
+	c.mu.Lock()
+	for !c.closed {
+		c.drained.Wait()
+	}
+	c.mu.Unlock()
+	c.wg.Wait()
+}
+
 // Last queues frames and closes once everything is written, or after lastWords.
 // It does not wait.
 func (c *Conn) Last(frames []byte) {
@@ -338,22 +361,23 @@ func (c *Conn) Last(frames []byte) {
 	c.mu.Unlock()
 	c.Flush()
 	c.mu.Lock()
-	full := c.writing
-	c.mu.Unlock()
-	if !full {
-		c.Close()
+	defer c.mu.Unlock()
+	if !c.writing {
+		c.fail()
+	}
+	if c.closed {
 		return
 	}
 	// The peer is not reading: give it a little time, then close all the same.
 	_ = c.nc.SetWriteDeadline(time.Now().Add(lastWords))
-	go func() {
+	c.wg.Go(func() {
 		c.mu.Lock()
 		for c.writing && !c.closed {
 			c.drained.Wait()
 		}
+		c.fail()
 		c.mu.Unlock()
-		c.Close()
-	}()
+	})
 }
 
 // Close ends the connection; readers and writers return.

@@ -1,6 +1,8 @@
 package wire
 
 import (
+	"strings"
+
 	"google.golang.org/protobuf/proto"
 
 	"yr/pkg/wire/wirepb"
@@ -13,7 +15,7 @@ func AppendMessage(dst []byte, t Type, corr uint64, m proto.Message) []byte {
 	dst, err := proto.MarshalOptions{Deterministic: true}.MarshalAppend(dst, m)
 	if err != nil {
 		// Only invalid UTF-8 in a string field can do this, and our strings were
-		// decoded by the same library: it is a bug here.
+		// decoded by the same library or come from StatusOf: it is a bug here.
 		panic("wire: " + err.Error())
 	}
 	return finish(dst, at)
@@ -60,10 +62,11 @@ func DecodeHello(b []byte) (version uint16, h *wirepb.Hello, err error) {
 	return version, h, nil
 }
 
-// StatusOf turns an error into its wire form.
+// StatusOf turns an error into its wire form. Its text may quote bytes that a peer
+// sent, so it is made valid UTF-8.
 func StatusOf(err error) *wirepb.Status {
 	if err == nil {
 		return &wirepb.Status{}
 	}
-	return &wirepb.Status{Code: int32(yr.CodeOf(err)), Message: err.Error()}
+	return &wirepb.Status{Code: int32(yr.CodeOf(err)), Message: strings.ToValidUTF8(err.Error(), "?")}
 }

@@ -41,6 +41,20 @@ func NewPrefix() Prefix {
 	return p
 }
 
+// ParsePrefix reads a prefix that a peer chose. It must be printable and of no
+// meaning to a file system, since IDs name files.
+func ParsePrefix(s string) (Prefix, error) {
+	if len(s) != PrefixLen {
+		return Prefix{}, fmt.Errorf("prefix %q has %d characters, want %d", s, len(s), PrefixLen)
+	}
+	for _, c := range []byte(s) {
+		if !(c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c == '-' || c == '_') {
+			return Prefix{}, fmt.Errorf("prefix %q holds %q; it is made of letters, digits, - and _", s, c)
+		}
+	}
+	return Prefix([]byte(s)), nil
+}
+
 // ID returns the ID with this prefix and sequence number.
 func (p Prefix) ID(seq uint32) ID {
 	var id ID
