@@ -43,6 +43,7 @@ type instance struct {
 	pending  int                   // calls not sent to the worker
 	watchers map[*Session]struct{} // are told what becomes of it; nil once it has ended
 	killers  []reply
+	startAt  time.Time // not before: starts have failed
 	expires  time.Time // scheduling must have succeeded by then; zero: any time
 	killAt   time.Time // grace ends
 	record   []byte    // what the registry holds for its name
@@ -151,10 +152,15 @@ func (r *Router) placeInstances() {
 		if in.state != yr.StateScheduling {
 			continue
 		}
+		if r.now.Before(in.startAt) {
+			r.creating = append(r.creating, in)
+			continue
+		}
 		w := &worker{in: in, job: in.job, concurrency: max(1, int(in.options.GetConcurrency()))}
 		err := r.start(w, in.need, in.options, "instance "+in.id.String(), in.ctor.caller)
 		if err == nil {
 			in.worker, in.lastWorker = w, w.id
+			in.expires = time.Time{} // it was scheduled in time
 			in.set(yr.StateCreating, "its worker is starting")
 			continue
 		}
@@ -169,6 +175,7 @@ func (r *Router) placeInstances() {
 
 // tickInstances ends instances whose time to be scheduled, or to shut down, is over.
 func (r *Router) tickInstances() {
+	r.placeInstances()
 	for _, in := range r.creating {
 		if in.state == yr.StateScheduling && !in.expires.IsZero() && r.now.After(in.expires) {
 			r.failInstance(in, yr.StateScheduleFailed, errorValue(yr.E("create "+in.class, yr.ResourceNotEnough,
@@ -468,6 +475,7 @@ func (r *Router) instanceWorkerGone(w *worker, list []delivery, text string, cau
 	if !w.everJoined {
 		in.starts++
 		if in.starts < startFailures {
+			in.startAt = r.now.Add(startBackoff << (in.starts - 1))
 			r.ctorReady(in)
 			return
 		}

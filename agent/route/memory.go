@@ -3,6 +3,7 @@ package route
 import (
 	"os"
 	"strings"
+	"time"
 
 	"yr/pkg/wire"
 	"yr/pkg/wire/wirepb"
@@ -46,13 +47,29 @@ func (r *Router) MapSegment(m *wirepb.MapRequest) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	r.mu.Lock()
-	s := r.sessions[id.Prefix()]
-	r.mu.Unlock()
-	if s == nil {
-		return nil, yr.E("map", yr.Unauthorized, "session %s is not connected", id)
+	if !r.awaitSession(id) {
+		return nil, yr.E("map", yr.Communication, "session %s is not connected", id)
 	}
 	return r.opt.Store.File(m.GetSegment(), m.GetGeneration(), m.GetWritable(), id)
+}
+
+// awaitSession waits, after a restart, for a session to come back.
+func (r *Router) awaitSession(id yr.ID) bool {
+	t := time.NewTicker(5 * time.Millisecond)
+	defer t.Stop()
+	for {
+		r.mu.Lock()
+		there, recovering := r.sessions[id.Prefix()] != nil, r.recovery != nil
+		r.mu.Unlock()
+		if there || !recovering {
+			return there
+		}
+		select {
+		case <-r.ctx.Done():
+			return false
+		case <-t.C:
+		}
+	}
 }
 
 // resumeToken names a session and proves, also to a restarted daemon, that this

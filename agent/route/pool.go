@@ -53,7 +53,8 @@ type pool struct {
 	failure  error // of the last of them
 	never    error // no node can ever hold a worker of this pool
 	reason   string
-	stalled  bool // it could not grow; nothing has changed since
+	stalled  bool      // it could not grow; nothing has changed since
+	startAt  time.Time // not before: starts have failed
 }
 
 // define takes a DEFINE frame: the function gets its number in this session.
@@ -175,9 +176,7 @@ func (r *Router) poolOf(j *job, o *wirepb.Options) (*pool, error) {
 // hot: once per call.
 func (r *Router) dispatch(p *pool) {
 	if p.never != nil {
-		for c := p.queue.pop(); c != nil; c = p.queue.pop() {
-			r.fail(c, p.never)
-		}
+		r.failQueue(p, p.never)
 		return
 	}
 	if r.recovery != nil {
@@ -191,6 +190,13 @@ func (r *Router) dispatch(p *pool) {
 		}
 		p.queue.pop()
 		r.deliver(w, c)
+	}
+}
+
+// failQueue ends everything that waits for a worker.
+func (r *Router) failQueue(p *pool, cause error) {
+	for c := p.queue.peek(); c != nil; c = p.queue.peek() {
+		r.fail(c, cause)
 	}
 }
 
@@ -225,6 +231,10 @@ func (r *Router) grow(p *pool) {
 		return
 	}
 	p.stalled = true
+	if r.now.Before(p.startAt) {
+		p.reason = "workers could not be started, trying again: " + p.failure.Error()
+		return
+	}
 	want := p.wanted()
 	for p.starting < want {
 		if p.max > 0 && p.starting+len(p.workers) >= p.max {

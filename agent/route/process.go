@@ -3,6 +3,7 @@ package route
 import (
 	"maps"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -336,14 +337,16 @@ func (r *Router) neverJoined(p *pool, w *worker, text string, cause error) {
 		cause = yr.E("start worker", yr.WorkerLost, "it ended before it could connect: %s; see %s/runtime-%s.err", text, r.opt.LogDir, w.id)
 	}
 	p.failure = cause
+	p.startAt = r.now.Add(startBackoff << (p.failures - 1))
 	if p.failures < startFailures {
 		return
 	}
 	p.failures = 0
-	for c := p.queue.pop(); c != nil; c = p.queue.pop() {
-		r.fail(c, p.failure)
-	}
+	r.failQueue(p, p.failure)
 }
+
+// startBackoff is the pause after a start that failed; it doubles with each.
+const startBackoff = 50 * time.Millisecond
 
 // openPage accepts a progress page if it is what it should be.
 func openPage(fd int) *os.File {

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -214,6 +215,10 @@ func makeRoom(buf []byte, start, end int) ([]byte, int, int) {
 func (c *Conn) Queue(add func(dst []byte) []byte) (queued int) {
 	c.mu.Lock()
 	if !c.closed {
+		// append grows a large slice by a quarter: an answer of some MB would be copied a dozen times.
+		if n := len(c.out); n >= WriteAt && cap(c.out)-n < readBuffer+wire.HeaderLen {
+			c.out = slices.Grow(c.out, n)
+		}
 		c.out = add(c.out)
 	}
 	queued = len(c.out) + c.rest

@@ -298,6 +298,9 @@ def test_large_arguments_travel_as_an_object_that_lives_as_long_as_the_call(runt
     assert call.nvals == len(call.deps) == 1
     [(id, place, _)] = [p for p in puts_in(peer) if isinstance(p[1], Place)]
     assert call.deps == [id]
+    assert not ids_in(peer, wire.RELEASE)  # a restarted agent would have to be told of it again
+    peer.send(wire.result(call.id, [(serialization.NONE, [])]))
+    settle(runtime)
     agent.until(lambda: ids_in(peer, wire.RELEASE) == [id])
     order = [kind for kind, _, _, _ in peer.frames if kind in (wire.PUT, wire.CALL, wire.RELEASE)]
     assert order == [wire.PUT, wire.CALL, wire.RELEASE]

@@ -9,7 +9,7 @@ from typing import Callable
 
 from . import control, wire
 from .instances import Instances
-from .references import Local
+from .references import Local, dropped
 from .session import Session
 from .shm import Memory
 from .wire import Failure, Place
@@ -49,6 +49,7 @@ class Inbox:
     def _on_result(self, buf: bytes, pos: int, end: int, flags: int, corr: int) -> None:
         id, results = wire.decode_result(buf, pos, end)
         frame = self._session.calls.pop(id, None)
+        dropped.extend(self._session.pins.pop(id, ()))
         returns = frame[wire.CALL_RETURNS] if frame is not None else len(results)
         failure = next((v for v, _ in results if isinstance(v, Failure)), None)
         for k, result_id in enumerate(_result_ids(id, returns)):
@@ -85,6 +86,7 @@ class Inbox:
             if value is None and type(id) is bytes:
                 self._objects.set(id, failure)
         self._session.calls.clear()
+        self._session.pins.clear()
 
     def _say_again(self) -> None:
         """Resuming: queue everything that the agent may have forgotten. Nothing else is sent meanwhile."""

@@ -102,6 +102,14 @@ class Objects:
             self.values[id] = FOREIGN
             return True
 
+    def pin(self, ids: list) -> list:
+        """Count one more local reference to each of ``ids`` that is known here, and return those."""
+        with self.lock:
+            known = [id for id in ids if id in self.values]
+            for id in known:
+                self.extra[id] = self.extra.get(id, 0) + 1
+        return known
+
     def spend_inline(self, id: bytes, n: int, budget: int) -> bool:
         """Count an inline put of ``n`` bytes; false if that is more than the agent allows."""
         with self.lock:

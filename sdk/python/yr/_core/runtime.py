@@ -253,6 +253,8 @@ class Runtime:
                     raise ValueError(f"a call with {len(deps)} references is too large; put them into an object first")
                 head = _PACK_CALL(size, 16, flags, 0, 0, id, target, n, len(deps), nvals, len(method), returns, 0)
                 frame = b"".join((head, *deps, method, body, tail))
+                if deps:
+                    session.pins[id] = self._objects.pin(deps)
         self._calls[id] = frame
         values = self._values
         if ids is None:

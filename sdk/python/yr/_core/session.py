@@ -22,7 +22,7 @@ from struct import Struct
 from typing import Any, Callable
 
 from . import control, references, wire
-from .references import Objects, Waiter
+from .references import Objects, Waiter, dropped
 from .wire import FrameError
 
 RECV_SIZE = 64 << 10
@@ -95,6 +95,9 @@ class Session:
         self.welcome: dict = {}
         self.objects = Objects()
         self.calls: dict = {}  # id -> CALL frame of every call without a result
+        # id -> what such a call depends on. The agent holds it too; but a restarted one learns from us
+        # what there is, so we hold it as well until the result is here.
+        self.pins: dict = {}
         self.requests: dict = {}  # corr -> frame of every request without an answer
         self.out: list = []  # frames to be written; append and slicing are atomic
         self.credit = 1
@@ -410,8 +413,8 @@ class Session:
     def _parse(self, data: bytes) -> None:
         """hot: file every whole frame in ``data`` and keep the rest."""
         pos, end = 0, len(data)
-        values, watch, calls = self.objects.values, self.objects.watch, self.calls
-        unpack_result = wire.RESULT_HEAD.unpack_from
+        values, watch, calls, pins = self.objects.values, self.objects.watch, self.calls, self.pins
+        unpack_result, unpack_object = wire.RESULT_HEAD.unpack_from, wire.OBJECT_FIELDS.unpack_from
         try:
             while end - pos >= 16:
                 if end - pos >= 48:
@@ -419,12 +422,23 @@ class Session:
                     stop = pos + 16 + length
                     if kind == 18 and count == 1 and vkind == 0 and length == 32 + n and not ncontains and stop <= end:
                         calls.pop(id, None)
+                        if pins and id in pins:
+                            dropped.extend(pins.pop(id))
                         if id in values:
                             values[id] = data[pos + 48 : stop]
                             if watch:
                                 self.objects.ready(id)
                         pos = stop
                         continue
+                    if kind == 23 and length >= 28 and stop <= end:
+                        id, vkind, _, ncontains, n = unpack_object(data, pos + 16)
+                        if vkind == 0 and length == 28 + n and not ncontains:
+                            if id in values:
+                                values[id] = data[pos + 44 : stop]
+                                if watch:
+                                    self.objects.ready(id)
+                            pos = stop
+                            continue
                 else:
                     length, kind, flags, _, corr = wire.HEADER.unpack_from(data, pos)
                     stop = pos + 16 + length
