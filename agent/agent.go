@@ -29,10 +29,10 @@ import (
 )
 
 const (
-	// helloTimeout is how long a connection may take to say who it is.
-	helloTimeout = 10 * time.Second
-	// maxConnections bounds the sessions of a node; one more is refused with a reason.
-	maxConnections = 10_000
+	// DefaultHelloTimeout is how long a connection may take to say who it is.
+	DefaultHelloTimeout = 10 * time.Second
+	// DefaultMaxSessions bounds the sessions of a node; one more is refused with a reason.
+	DefaultMaxSessions = 10_000
 	// DefaultGrace is the time of shutdown hooks that name none.
 	DefaultGrace = 30 * time.Second
 )
@@ -52,10 +52,13 @@ type Options struct {
 	Resources yr.Resources
 	Labels    map[string][]string
 	Devices   map[string][]int
-	Grace     time.Duration
 	Restarted bool             // a daemon of this node crashed and this one takes over
 	Launcher  *launch.Launcher // opened; its OnStarted and OnExit call WorkerStarted and WorkerExited
 	Log       zerolog.Logger
+
+	Grace        time.Duration // 0: DefaultGrace
+	HelloTimeout time.Duration // 0: DefaultHelloTimeout
+	MaxSessions  int           // 0: DefaultMaxSessions
 }
 
 // Agent serves sessions. New, Open, Close.
@@ -75,6 +78,12 @@ type Agent struct {
 func New(opt Options) *Agent {
 	if opt.Grace == 0 {
 		opt.Grace = DefaultGrace
+	}
+	if opt.HelloTimeout == 0 {
+		opt.HelloTimeout = DefaultHelloTimeout
+	}
+	if opt.MaxSessions == 0 {
+		opt.MaxSessions = DefaultMaxSessions
 	}
 	a := &Agent{opt: opt, conns: make(map[*session.Conn]struct{})}
 	a.router = route.New(route.Options{
@@ -163,24 +172,22 @@ func (a *Agent) accept() {
 			continue
 		}
 		a.mu.Lock()
+		if a.closed {
+			a.mu.Unlock()
+			c.Close()
+			return
+		}
 		a.conns[c] = struct{}{}
-		full := len(a.conns) > maxConnections
+		full := len(a.conns) > a.opt.MaxSessions
 		a.mu.Unlock()
-		a.wg.Add(1)
-		go func() {
-			defer a.wg.Done()
-			defer func() {
-				a.mu.Lock()
-				delete(a.conns, c)
-				a.mu.Unlock()
-			}()
-			if full {
-				a.refuse(c, yr.E("session", yr.RateLimited, "this node serves %d sessions, the most it may; close some", maxConnections))
-				return
-			}
-			_ = nc.SetReadDeadline(time.Now().Add(helloTimeout))
-			a.serve(c, func() { _ = nc.SetReadDeadline(time.Time{}) })
-		}()
+		a.wg.Go(func() {
+			_ = nc.SetReadDeadline(time.Now().Add(a.opt.HelloTimeout))
+			a.serve(c, full, func() { _ = nc.SetReadDeadline(time.Time{}) })
+			c.Wait()
+			a.mu.Lock()
+			delete(a.conns, c)
+			a.mu.Unlock()
+		})
 	}
 }
 
@@ -190,8 +197,9 @@ func (a *Agent) refuse(c *session.Conn, err error) {
 	c.Last(wire.AppendMessage(nil, wire.Reject, 0, wire.StatusOf(err)))
 }
 
-// serve takes one connection from its first frame to its end.
-func (a *Agent) serve(c *session.Conn, opened func()) {
+// serve takes one connection from its first frame to its end. A node that is full
+// reads that frame too: a peer that is cut off while it writes would miss the reason.
+func (a *Agent) serve(c *session.Conn, full bool, opened func()) {
 	h, body, fd, err := c.ReadFirst()
 	if err != nil {
 		closeFD(fd)
@@ -203,6 +211,9 @@ func (a *Agent) serve(c *session.Conn, opened func()) {
 		return
 	}
 	pid, err := a.admit(c)
+	if err == nil && full {
+		err = yr.E("session", yr.RateLimited, "this node serves %d sessions, the most it may; close some", a.opt.MaxSessions)
+	}
 	if err != nil {
 		closeFD(fd)
 		a.refuse(c, err)

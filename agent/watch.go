@@ -19,17 +19,15 @@ func (a *Agent) watch(s *route.Session, pid int) (forget func()) {
 	a.sessions.add(s.ID(), pid)
 	fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
 	if err != nil { // another pid namespace: the connection alone tells
-		return func() { a.sessions.remove(s.ID()) }
+		return func() { a.sessions.remove(s.ID(), pid) }
 	}
 	f := os.NewFile(uintptr(fd), "pidfd")
 	rc, err := f.SyscallConn()
 	if err != nil {
 		_ = f.Close()
-		return func() { a.sessions.remove(s.ID()) }
+		return func() { a.sessions.remove(s.ID(), pid) }
 	}
-	a.wg.Add(1)
-	go func() {
-		defer a.wg.Done()
+	a.wg.Go(func() {
 		err := rc.Read(func(fd uintptr) bool {
 			p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}} //nolint:gosec // a descriptor
 			n, err := unix.Poll(p, 0)
@@ -38,9 +36,9 @@ func (a *Agent) watch(s *route.Session, pid int) (forget func()) {
 		if err == nil { // not closed by forget: the process is gone
 			a.router.Leave(s, errors.New("its process died"))
 		}
-	}()
+	})
 	return func() {
-		a.sessions.remove(s.ID())
+		a.sessions.remove(s.ID(), pid)
 		_ = f.Close()
 	}
 }
@@ -65,12 +63,7 @@ func (f *sessionFiles) path(id yr.ID, pid int) string {
 	return filepath.Join(f.dir, id.String()+"."+strconv.Itoa(pid))
 }
 
-func (f *sessionFiles) remove(id yr.ID) {
-	names, _ := filepath.Glob(filepath.Join(f.dir, id.String()+".*"))
-	for _, n := range names {
-		_ = os.Remove(n)
-	}
-}
+func (f *sessionFiles) remove(id yr.ID, pid int) { _ = os.Remove(f.path(id, pid)) }
 
 // alive lists the sessions whose processes still run, and forgets the others.
 func (f *sessionFiles) alive() []yr.ID {
