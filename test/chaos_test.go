@@ -33,8 +33,7 @@ class Tally:
 
 double.options(yr.InvokeOptions(retry_times=20))
 size.options(yr.InvokeOptions(retry_times=20))
-# 1014: shared memory was asked for while the session came back.
-LOST = ("1014", "3001", "3002", "1007", "1003", "4299", "4306")
+LOST = ("3001", "3002", "1007", "1003", "4299", "4306")
 done, lost, wrong, why = [0], [0], [], {}
 end = time.monotonic() + float(sys.argv[1])
 

@@ -132,7 +132,11 @@ func (s *Session) frame(h wire.Header, body []byte) error {
 		if err != nil {
 			return err
 		}
-		return r.opt.Store.Return(s.id, segment, generation)
+		if err := r.opt.Store.Return(s.id, segment, generation); err != nil {
+			// The lease went with a daemon that was restarted; then there is nothing to return.
+			r.opt.Log.Debug().Err(err).Stringer("session", s.id).Msg("a slab was returned that is not leased")
+		}
+		return nil
 	case wire.Ping:
 		s.queue(func(dst []byte) []byte { return wire.AppendEmpty(dst, wire.Pong, h.Corr) })
 		return nil

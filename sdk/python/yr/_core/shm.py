@@ -18,6 +18,9 @@ from .wire import FrameError, Place
 STORE_FULL = 4202
 FULL_PATIENCE = 5.0  # seconds that a full store is given to free something
 FULL_STEP = 0.02
+MAP_PATIENCE = 10.0  # a restarted daemon is back within 3 s
+MAP_STEP = 0.05
+GONE = 4299
 LEASE_TIMEOUT = 30.0
 TRIM_SECONDS = 0.5
 
@@ -95,9 +98,25 @@ class Memory:
         self._readers.close()
 
     def _lease(self, size: int, wish: int) -> tuple:
+        body = control.encode(control.LEASE_REQUEST, {"size": size, "wish": wish})
+        while True:
+            lease = self._granted(body)
+            segment, generation = lease["segment"], lease["generation"]
+            try:
+                return segment, generation, lease["size"], self._map(segment, generation, True)
+            except StoreError as e:
+                if e.code != GONE or self._session.dead:
+                    self._give_back(segment, generation)
+                    raise
+                # The daemon was restarted in between, and a lease that nobody had mapped went with it.
+            except BaseException:
+                self._give_back(segment, generation)
+                raise
+
+    def _granted(self, body: bytes) -> dict:
+        """Ask for a lease, for some time again if the store is full."""
         session = self._session
         end = time.monotonic() + FULL_PATIENCE
-        body = control.encode(control.LEASE_REQUEST, {"size": size, "wish": wish})
         while True:
             reply = session.answer(session.request(wire.LEASE, body), LEASE_TIMEOUT)
             if reply is None:
@@ -105,18 +124,11 @@ class Memory:
             lease = control.decode(control.LEASE, reply)
             status = lease["status"] or {"code": 0, "message": ""}
             if not status["code"]:
-                break
+                return lease
             if status["code"] != STORE_FULL or time.monotonic() > end:
                 raise StoreError(status["code"], status["message"])
             self._arena.trim(everything=True)
             session.wait(lambda: False, time.monotonic() + FULL_STEP)
-        segment, generation = lease["segment"], lease["generation"]
-        try:
-            fd = self._map(segment, generation, True)
-        except BaseException:
-            self._give_back(segment, generation)
-            raise
-        return segment, generation, lease["size"], fd
 
     def _settle(self) -> None:
         session = self._session
@@ -127,6 +139,17 @@ class Memory:
         self._session.out.append(wire.return_frame(segment, generation))
 
     def _map(self, segment: int, generation: int, writable: bool) -> int:
+        """Fetch the descriptor of a segment; a daemon that dies meanwhile is asked again once it is back."""
+        end = time.monotonic() + MAP_PATIENCE
+        while True:
+            try:
+                return self._ask_map(segment, generation, writable)
+            except (FrameError, OSError):
+                if self._session.dead or time.monotonic() > end:
+                    raise
+                time.sleep(MAP_STEP)
+
+    def _ask_map(self, segment: int, generation: int, writable: bool) -> int:
         """Fetch the descriptor of a segment over a connection of its own."""
         session = self._session
         request = {
