@@ -221,7 +221,7 @@ class YRInvokeError(YRRuntimeError):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}") from None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restore_invoke_error, (self.cause, self.traceback_str)
+        return _restore_invoke_error, (_portable(self.cause), self.traceback_str)
 
 
 def _restore(cls: type[YRError], args: tuple[Any, ...], state: dict[str, Any]) -> YRError:
@@ -281,6 +281,10 @@ def _copy_slots(source: BaseException, target: BaseException) -> None:
 # --- what the core calls -------------------------------------------------------------------
 
 _FORMAT = 1
+# What an error may take of a frame's 16 MiB: bytes of the pickled cause, characters of the texts.
+PICKLED_MAX = 4 << 20
+TEXT_MAX = 512 << 10
+SUMMARY_MAX = 4 << 10
 
 
 def pack_user_exception(exc: BaseException) -> bytes:
@@ -289,9 +293,10 @@ def pack_user_exception(exc: BaseException) -> bytes:
     Called in the worker, inside or after the ``except`` block. An exception that came
     out of another call keeps its innermost cause, and its text grows by this worker's
     traceback. What cannot be pickled, and what is no ``Exception`` (``SystemExit``),
-    travels as ``RuntimeError("<Class>: <repr>")``.
+    travels as ``RuntimeError("<Class>: <repr>")``. Text that is too long loses its middle.
+    Never raises, whatever the exception's own methods do.
     """
-    text = "".join(traceback.format_exception(type(exc), exc, exc.__traceback__))
+    text = _format(exc)
     cause: BaseException = exc
     if isinstance(exc, YRInvokeError) and exc.cause is not None:
         cause = exc.cause
@@ -304,7 +309,9 @@ def pack_user_exception(exc: BaseException) -> bytes:
             pickled = _dump(cause)
         except Exception:
             pickled = b""  # the summary stands for it
-    return pickle.dumps((_FORMAT, pickled, summary, text), protocol=5)
+        if len(pickled) > PICKLED_MAX:
+            pickled = b""
+    return pickle.dumps((_FORMAT, pickled, _shortened(summary, SUMMARY_MAX), _shortened(text, TEXT_MAX)), protocol=5)
 
 
 def remote_error(code: int, payload: bytes, serialized: bool, prefix: str = "failed to get object") -> Exception:
@@ -353,13 +360,16 @@ def _dump(exc: Exception) -> bytes:
     """Pickle an exception so that it loads even if its constructor wants other arguments."""
     import cloudpickle  # type: ignore[import-untyped]
 
-    plain = type(exc).__reduce_ex__ is object.__reduce_ex__ and type(exc).__reduce__ is BaseException.__reduce__
-    state = exc.__dict__ or None
-    if plain:
-        data: bytes = cloudpickle.dumps(_Rebuild(type(exc), exc.args, state), protocol=5)
-    else:
-        data = cloudpickle.dumps(exc, protocol=5)
+    data: bytes = cloudpickle.dumps(_portable(exc), protocol=5)
     return data
+
+
+def _portable(exc: BaseException | None) -> Any:
+    """What to pickle in place of ``exc``: itself if its class says how, else a recipe that asks no constructor."""
+    plain = type(exc).__reduce_ex__ is object.__reduce_ex__ and type(exc).__reduce__ is BaseException.__reduce__
+    if isinstance(exc, Exception) and plain:
+        return _Rebuild(type(exc), exc.args, exc.__dict__ or None)
+    return exc
 
 
 class _Rebuild:
@@ -377,9 +387,25 @@ def _rebuild(cls: type[Exception], args: tuple[Any, ...], state: dict[str, Any] 
         exc = cls(*args)
     except Exception:  # __init__ has another signature than BaseException.args suggests
         exc = _blank(cls, args)
+    exc.args = args  # a constructor that adds to its message has added twice
     if state:
         exc.__dict__.update(state)
     return exc
+
+
+def _format(exc: BaseException) -> str:
+    try:
+        return "".join(traceback.format_exception(type(exc), exc, exc.__traceback__))
+    except Exception:  # its __str__, __notes__ or __getattr__ raised, or its chain is too deep
+        head = "Traceback (most recent call last):\n"
+        return f"{head}{''.join(traceback.format_tb(exc.__traceback__))}{type(exc).__name__}: {_safe_repr(exc)}\n"
+
+
+def _shortened(text: str, limit: int) -> str:
+    if len(text) <= limit:
+        return text
+    half = limit // 2
+    return f"{text[:half]}\n... {len(text) - 2 * half} characters left out ...\n{text[-half:]}"
 
 
 def _safe_repr(exc: BaseException) -> str:

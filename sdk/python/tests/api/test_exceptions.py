@@ -28,6 +28,21 @@ class Outer(Exception):
     pass
 
 
+class Keyword(Exception):
+    def __init__(self, *, why):
+        super().__init__(f"because {why}")
+
+
+class Prefixed(Exception):
+    def __init__(self, what):
+        super().__init__(f"cannot {what}")
+
+
+class Trap(Exception):
+    def __getattr__(self, name):
+        raise RuntimeError(f"no {name}")
+
+
 def arrives(error: BaseException) -> BaseException:
     """The exception that the caller sees for one that user code raised."""
     try:
@@ -123,6 +138,30 @@ def test_what_cannot_be_pickled_becomes_a_runtime_error_with_its_name():
     assert "locked" in str(seen)
 
 
+def test_a_constructor_that_adds_to_its_message_adds_once():
+    assert arrives(Prefixed("swim")).cause.args == ("cannot swim",)
+
+
+def test_an_exception_whose_attributes_raise_arrives():
+    seen = arrives(Trap("caught"))
+    assert isinstance(seen, Trap)
+    assert "Trap" in str(seen) and "caught" in str(seen) and "in arrives" in str(seen)
+
+
+def test_a_long_message_loses_its_middle():
+    seen = arrives(ValueError("x" * (3 << 20)))
+    assert isinstance(seen, ValueError)
+    assert seen.cause.args == ("x" * (3 << 20),)
+    assert "characters left out" in str(seen) and len(str(seen)) < 1 << 20
+
+
+def test_an_exception_too_large_to_travel_is_told_by_its_text():
+    packed = exception.pack_user_exception(ValueError("x" * (40 << 20)))
+    assert len(packed) < 8 << 20
+    seen = exception.remote_error(2002, packed, True)
+    assert "ValueError" in str(seen.cause) and "characters left out" in str(seen)
+
+
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit()])
 def test_what_is_no_exception_becomes_a_runtime_error_with_its_name(error):
     seen = arrives(error)
@@ -150,7 +189,14 @@ def test_every_get_gives_a_new_object():
 
 
 @pytest.mark.parametrize(
-    "error", [arrives(ValueError("x")), exception.YRTimeoutError("t"), exception.YRequestError(5, "m", "r")], ids=repr
+    "error",
+    [
+        arrives(ValueError("x")),
+        arrives(Keyword(why="x")),
+        exception.YRTimeoutError("t"),
+        exception.YRequestError(5, "m", "r"),
+    ],
+    ids=repr,
 )
 def test_exceptions_pickle(error):
     copy = pickle.loads(pickle.dumps(error))
