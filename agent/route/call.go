@@ -104,7 +104,7 @@ func (s *Session) call(flags uint8, body []byte) error {
 		}
 		c.trace, c.attempt = tail.Trace, tail.Attempt
 		if tail.Deadline != 0 {
-			c.deadline = time.UnixMicro(int64(min(tail.Deadline, math.MaxInt64))) //nolint:gosec // just bounded
+			c.deadline = time.UnixMicro(int64(min(tail.Deadline, math.MaxInt64)))
 		}
 	}
 	if c.fn != nil {
