@@ -569,7 +569,7 @@ func (s *Session) bind(m *wirepb.Bind) error {
 		return yr.Wrap("bind", yr.ParamInvalid, err)
 	}
 	r := s.r
-	in := r.instances[id]
+	in := s.instance(id)
 	if in == nil {
 		in = r.absent(id, s.job)
 	}
@@ -579,6 +579,14 @@ func (s *Session) bind(m *wirepb.Bind) error {
 	in = in.real()
 	in.watch(s)
 	in.tell(s)
+	return nil
+}
+
+// instance finds one that the session may know of: its tenant's.
+func (s *Session) instance(id yr.ID) *instance {
+	if in := s.r.instances[id]; in != nil && in.job.tenant == s.job.tenant {
+		return in
+	}
 	return nil
 }
 
@@ -612,7 +620,7 @@ func (s *Session) kill(corr uint64, m *wirepb.Kill) {
 		s.done(corr, yr.Wrap("kill", yr.ParamInvalid, err))
 		return
 	}
-	in := r.instances[id]
+	in := s.instance(id)
 	if in == nil {
 		if _, ok := r.ended.find(id.String()); ok {
 			s.done(corr, nil) // it has ended already, which is what was asked for

@@ -44,7 +44,8 @@ type node struct {
 	conns   []*session.Conn
 	down    bool // between two daemons: connections wait in the backlog
 	starts  int
-	failing error // what starting a worker ends in
+	last    launch.Spec // that was started
+	failing error       // what starting a worker ends in
 }
 
 func newNode(t *testing.T, resources yr.Resources) *node {
@@ -154,6 +155,7 @@ func (n *node) untilHeld() {
 func (n *node) Start(s launch.Spec) {
 	n.mu.Lock()
 	n.starts++
+	n.last = s
 	failing := n.failing
 	n.mu.Unlock()
 	go func() {

@@ -289,7 +289,7 @@ func (r *Router) rejoin(w *worker, s *Session, page *os.File) {
 // absent stands for an instance that a BIND names and nobody knows: it may be on
 // its way back, or gone.
 func (r *Router) absent(id yr.ID, j *job) *instance {
-	if r.recovery == nil {
+	if r.recovery == nil || r.instances[id] != nil { // or it is another tenant's
 		return r.buried(id, j)
 	}
 	in := &instance{r: r, id: id, job: j, options: &wirepb.Options{}, class: "instance", lanes: make(map[yr.Prefix]*lane), ordered: true}
