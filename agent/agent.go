@@ -41,6 +41,7 @@ const (
 type Options struct {
 	Node      yr.Node
 	NodeIP    string
+	Address   string // host:port where others reach this node
 	Version   string
 	Token     string // of the cluster; signs session tokens
 	LogDir    string // logs of workers

@@ -8,7 +8,7 @@ import "yr/pkg/yr"
 func (a *Agent) Node() yr.NodeView {
 	capacity, available := a.router.Capacity()
 	v := yr.NodeView{
-		ID: a.opt.Node, Address: a.opt.NodeIP, Master: a.opt.Master, State: "ready",
+		ID: a.opt.Node, Address: a.opt.Address, Master: a.opt.Master, State: "ready",
 		Capacity: map[string]float64{}, Available: map[string]float64{}, Labels: map[string]string{},
 		Workers: a.router.Workers(), Store: a.router.Store(), Started: a.started,
 	}

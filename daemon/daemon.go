@@ -143,7 +143,7 @@ func (d *Daemon) Open(ctx context.Context) error {
 
 	// The agent: sessions, calls, workers.
 	d.agent = agent.New(agent.Options{
-		Node: s.NodeID, NodeIP: s.LocalIP, Version: p.Version, Token: s.Token, Master: p.Master,
+		Node: s.NodeID, NodeIP: s.LocalIP, Address: address(s.HostIP, s.Ports.Bus), Version: p.Version, Token: s.Token, Master: p.Master,
 		LogDir: p.Dir.Logs(), RunDir: p.Dir.Run(), Listener: sockets.sessions,
 		Store: objects, Registry: d.cluster.Names(), Launcher: launcher,
 		Resources: s.Resources, Labels: s.Labels, Devices: cards,
