@@ -344,6 +344,10 @@ class Counter:
     def leave(self):
         sys.exit(4)
 
+    def stay(self):
+        print("stays", flush=True)
+        threading.Event().wait()
+
     def __yr_shutdown__(self, grace):
         print(f"shut down with {self.value} and {grace}")
 
@@ -394,6 +398,18 @@ def test_shutdown_runs_the_hook_and_exits_with_zero(drive):
     out, _ = worker.process.communicate(timeout=10)
     assert worker.process.returncode == 0
     assert out == b"shut down with 3 and 7\n"
+
+
+def test_shutdown_does_not_wait_for_a_method_that_stays(drive):
+    worker = drive(**INSTANCE)
+    instance_of(worker, Counter, 3)
+    frame, _ = worker.task(0, method=b"stay")
+    worker.peer.send(frame)
+    assert worker.process.stdout.readline() == b"stays\n"
+    worker.peer.send(wire.frame(wire.SHUTDOWN, control.encode(control.SHUTDOWN, {"grace_ms": 7000, "reason": "job"})))
+    out, _ = worker.process.communicate(timeout=10)
+    assert worker.process.returncode == 0
+    assert out.endswith(b"shut down with 3 and 7\n")
 
 
 def test_sigterm_is_an_orderly_end(drive):

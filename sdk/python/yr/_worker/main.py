@@ -24,6 +24,7 @@ from .tasks import Tasks, flush_stdio
 ASYNC_CONCURRENCY = 1000
 DEFAULT_GRACE_MS = 30_000
 SAY_SECONDS = 1.0
+TASK_SECONDS = 1.0  # what a task may still take once its instance was told to end
 _FOREVER = float("inf")
 _log = logging.getLogger("yr.worker")
 
@@ -61,6 +62,7 @@ class Worker:
         self.session = self.runtime.session
         self.session.is_worker = True
         self._stopping: Any = None
+        self._ending = threading.Lock()  # held, for good, by the thread that shuts down
         assignment = self.runtime.assignment or control.decode(control.ASSIGNMENT, b"")
         for path in reversed(assignment["code_paths"]):
             if path and path not in sys.path:
@@ -116,6 +118,17 @@ class Worker:
 
     def _on_shutdown(self, buf: bytes, pos: int, end: int, flags: int, corr: int) -> None:
         self._stopping = control.decode(control.SHUTDOWN, bytes(buf[pos:end]))
+        if self.executor.running():
+            threading.Thread(target=self._end_beside_task, name="yr-end", daemon=True).start()
+
+    def _end_beside_task(self) -> None:
+        """The main thread may never come back from user code: shut down without it."""
+        time.sleep(TASK_SECONDS)
+        try:
+            self._shut_down()
+        finally:
+            flush_stdio()
+            os._exit(0)
 
     def _on_sigterm(self, number: int, frame: Any) -> None:
         """End as if the agent had asked, once the running task has ended."""
@@ -137,7 +150,8 @@ class Worker:
             signal.signal(signal.SIGTERM, self._on_sigterm)
 
     def _shut_down(self) -> int:
-        """Run the user's shutdown hook, say what is still to be said, and end."""
+        """Run the user's shutdown hook and say what is still to be said; the process must end then."""
+        self._ending.acquire()
         grace_ms = self._stopping["grace_ms"]
         if grace_ms < 0:
             grace_ms = DEFAULT_GRACE_MS
