@@ -297,10 +297,11 @@ func (r *Router) failDependency(c *call, n *store.Name[waiter]) {
 // end forgets a call. Its entry at a worker, if it has one, stays there until the
 // worker answers or dies.
 func (r *Router) end(c *call) {
-	if c.state == callQueued && c.fn != nil {
+	queued := c.state == callQueued
+	c.state = callEnded
+	if queued && c.fn != nil {
 		c.fn.pool.queue.dropped(c)
 	}
-	c.state = callEnded
 	delete(r.calls, c.id)
 	r.deadlines.remove(c)
 	r.letGo(c)

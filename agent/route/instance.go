@@ -317,8 +317,14 @@ func (in *instance) withdraw(c *call) {
 
 // left accounts for a call that ended.
 func (in *instance) left(c *call) {
-	if c.worker == nil && c != in.ctor {
-		in.pending--
+	if c.worker != nil || c == in.ctor {
+		return
+	}
+	in.pending--
+	if !in.ordered {
+		in.loose.dropped()
+	} else if l := in.lanes[c.id.Prefix()]; l != nil {
+		l.calls.dropped()
 	}
 }
 

@@ -89,10 +89,8 @@ func (r *Router) endJob(j *job, why string) {
 		if c.job != j || c.in != nil && c.in.detached() {
 			continue
 		}
-		if c.state != callRunning {
+		if c.in == nil || c.state != callRunning { // what an instance runs ends with it
 			r.fail(c, cause)
-		} else if c.in == nil {
-			r.end(c) // its worker is killed below, and nobody asks for the result
 		}
 	}
 	for p := range j.pools {

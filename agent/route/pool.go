@@ -291,9 +291,11 @@ func (q *queue) level(c *call) *fifo {
 func (q *queue) push(c *call)  { q.level(c).push(c); q.n++ }
 func (q *queue) unpop(c *call) { q.level(c).unpop(c); q.n++ }
 
-// dropped accounts for a queued call that ended; it stays in its list until it
-// comes to the front.
-func (q *queue) dropped(*call) { q.n-- }
+// dropped accounts for a queued call that has ended.
+func (q *queue) dropped(c *call) {
+	q.level(c).dropped()
+	q.n--
+}
 
 // peek is the call that is next, or nil.
 func (q *queue) peek() *call {
@@ -322,11 +324,29 @@ func (q *queue) remove(c *call) {
 	q.n--
 }
 
-// fifo is a queue of calls in which ended ones are skipped.
+// fifo is a queue of calls in which ended ones are skipped, and swept out when
+// they are too many: behind a call that waits for long, others come and expire.
 type fifo struct {
 	front []*call // put back, last first
 	list  []*call
 	head  int
+	ended int // dropped since the last sweep
+}
+
+// sweepAt is how many ended calls are worth a sweep.
+const sweepAt = 256
+
+// dropped is told that a call in the list has ended.
+func (f *fifo) dropped() {
+	f.ended++
+	if f.ended < sweepAt || 2*f.ended < len(f.front)+len(f.list)-f.head {
+		return
+	}
+	f.ended = 0
+	over := func(c *call) bool { return c.state == callEnded }
+	f.front = slices.DeleteFunc(f.front, over)
+	f.list = slices.DeleteFunc(slices.Delete(f.list, 0, f.head), over)
+	f.head = 0
 }
 
 func (f *fifo) push(c *call)  { f.list = append(f.list, c) }

@@ -347,3 +347,18 @@ func TestWhySaysWhatACallWaitsFor(t *testing.T) {
 	d.result(dependent)
 	require.Empty(t, n.router.Calls())
 }
+
+func TestADetachedInstanceDoesNotWaitForTheResultOfAnEndedJob(t *testing.T) {
+	n := newNode(t, cores(2))
+	d := n.driver(&wirepb.Hello{})
+	dep := d.call(d.define(half), "hold")
+	n.untilHeld()
+	number, in := d.create("stays", &wirepb.Options{Cpu: 500, Memory: 500, Detached: true}, "x")
+	d.event(in, yr.StateRunning)
+	d.call(number, "first", dep)
+	d.settle()
+	require.Equal(t, uint64(2), n.router.Counters()["calls"])
+	require.NoError(t, d.nc.Close())
+	require.Eventually(t, func() bool { return n.router.Counters()["calls"] == 0 }, 5*time.Second, time.Millisecond)
+	require.Equal(t, uint64(1), n.router.Counters()["instances"])
+}
