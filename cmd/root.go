@@ -74,8 +74,8 @@ func (a *app) root() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "yr",
 		Short: "One computer for Python programs, from a laptop to a thousand machines",
-		Long: `yr turns a machine, or many, into one computer for Python programs:
-functions, stateful instances and shared objects.`,
+		Long: `yr runs Python functions, stateful instances and shared objects as processes of
+a machine, with the interface of openYuanrong (import yr).`,
 		Example: `  yr start --master          start a cluster on this machine
   python program.py          run a program on it (import yr; yr.init())
   yr list instances          see what runs

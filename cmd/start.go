@@ -45,7 +45,7 @@ environment, that over the file, and that over the built-in values, which
 	flags.StringVar(&f.masterAddress, "master-address", "", "join the cluster of this `URL` (not in this version)")
 	flags.StringVar(&f.join, "join", "", "join the cluster of this `URL` (not in this version)")
 	flags.StringVar(&f.masterInfo, "master-info", "", "join by a master info `line` (not in this version)")
-	flags.StringVar(&f.policy, "port-policy", "RANDOM", "a default port that is busy: RANDOM takes a free one, FIX fails: `policy`")
+	flags.StringVar(&f.policy, "port-policy", "RANDOM", "`policy` for a default port that is busy: RANDOM takes a free one, FIX fails")
 	flags.StringVar(&f.block, "block", "false", "`true`: stay until the cluster ends; Ctrl-C leaves it running, SIGTERM ends it")
 	flags.StringVar(&f.prefix, "log-dir-prefix", "", "`directory` of sessions, logs and data (default "+defaultPrefix+")")
 	flags.BoolVar(&f.temporary, "temporary", false, "a cluster on loopback that ends, with its data, when its owner does")

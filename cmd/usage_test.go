@@ -22,7 +22,7 @@ func TestWhatCannotBeMeantSaysWhatCouldBe(t *testing.T) {
 		{"a mistyped command", []string{"sttart"}, 2, []string{`unknown command "sttart"`, "did you mean start?"}},
 		{"a mistyped list", []string{"list", "nodez"}, 2, []string{"did you mean nodes?", "instances, calls"}},
 		{"an unknown option", []string{"status", "--nope"}, 2, []string{"--nope", "`yr status --help`"}},
-		{"a missing argument", []string{"why"}, 2, []string{"the ID of a call, instance, object or node"}},
+		{"a missing argument", []string{"why"}, 2, []string{"the ID of a call, instance, worker, object or node"}},
 		{"an argument too many", []string{"status", "x"}, 2, []string{`got "x"`}},
 		{"a format that is none", []string{"version", "-o", "xml"}, 2, []string{"table and json"}},
 		{"a file that is not there", []string{"-c", "/absent.toml", "start", "--master"}, 2, []string{"/absent.toml"}},
