@@ -314,6 +314,14 @@ func (r *Router) end(c *call) {
 	}
 }
 
+// disown leaves the caller without an answer.
+func (c *call) disown() {
+	if c.caller != nil {
+		c.caller.unfinished--
+		c.caller = nil
+	}
+}
+
 // letGo gives up the arguments of a call.
 func (r *Router) letGo(c *call) {
 	held := c.held

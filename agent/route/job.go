@@ -89,9 +89,13 @@ func (r *Router) endJob(j *job, why string) {
 		if c.job != j || c.in != nil && c.in.detached() {
 			continue
 		}
-		if c.in == nil || c.state != callRunning { // what an instance runs ends with it
-			r.fail(c, cause)
+		if c.state == callRunning {
+			if c.in != nil {
+				continue // ends with its instance
+			}
+			c.disown() // its driver has said goodbye or is gone; others may wait for the result
 		}
+		r.fail(c, cause)
 	}
 	for p := range j.pools {
 		for _, w := range r.workers {
