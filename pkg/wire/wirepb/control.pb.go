@@ -866,7 +866,7 @@ type Function struct {
 	CodeObject    []byte                 `protobuf:"bytes,6,opt,name=code_object,json=codeObject,proto3" json:"code_object,omitempty"` // SDK to agent: the object that holds the code
 	CodeValue     *Value                 `protobuf:"bytes,7,opt,name=code_value,json=codeValue,proto3" json:"code_value,omitempty"`    // agent to worker: that object's value
 	Options       *Options               `protobuf:"bytes,8,opt,name=options,proto3" json:"options,omitempty"`
-	Initializer   []byte                 `protobuf:"bytes,9,opt,name=initializer,proto3" json:"initializer,omitempty"` // serialised callable, run once in each new worker before the first call
+	Initializer   []byte                 `protobuf:"bytes,9,opt,name=initializer,proto3" json:"initializer,omitempty"` // serialised (callable, function): the callable is run once in each new worker before the first call
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }

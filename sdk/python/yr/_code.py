@@ -46,6 +46,14 @@ def encode(target: Any, by_name: bool = False) -> Code:
     return Code(hashlib.sha256(blob).digest()[:_ID_BYTES], name_of(target), blob)
 
 
+def encode_initializer(initializer: Any, function: Any) -> bytes:
+    """An initializer as it travels: with its function, because they share the globals of their module."""
+    import cloudpickle
+
+    blob: bytes = cloudpickle.dumps((initializer, function), protocol=5)
+    return blob
+
+
 def adopt(target: Any, code: Code) -> None:
     """Remember, in a worker, which code ``target`` was loaded from."""
     _loaded[id(target)] = (target, code)

@@ -165,7 +165,8 @@ def test_a_new_round_defines_again(runtime):
 
 def test_an_initializer_travels_with_the_definition(runtime):
     yr.invoke(initializer=lambda: 5)(plain).invoke()
-    assert pickle.loads(runtime.defined[-1][1]["initializer"])() == 5
+    initialize, function = pickle.loads(runtime.defined[-1][1]["initializer"])
+    assert initialize() == 5 and function is plain
     with pytest.raises(TypeError):
         yr.invoke(initializer=5)(plain)
 

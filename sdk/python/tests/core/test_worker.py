@@ -205,13 +205,16 @@ def test_an_initializer_runs_once_before_the_first_call(worker):
     def initialise():
         os.environ["INITIALISED"] = os.environ.get("INITIALISED", "") + "x"
 
-    f = worker.define(lambda: os.environ["INITIALISED"], initializer=serialization.dumps_code(initialise))
+    def read():
+        return os.environ["INITIALISED"]
+
+    f = worker.define(read, initializer=serialization.dumps_code((initialise, read)))
     assert worker.call(f) == ["x"]
     assert worker.call(f) == ["x"]
 
 
 def test_a_failing_initializer_fails_the_call(worker):
-    blob = serialization.dumps_code(_divide)
+    blob = serialization.dumps_code((_divide, _divide))
     with pytest.raises(RuntimeError, match=r"2001.*initializer.*ZeroDivisionError"):
         worker.call(worker.define(lambda: 1, initializer=blob))
 
@@ -434,6 +437,16 @@ def test_processes_that_user_code_forks_can_be_terminated(worker):
 
     assert worker.call(worker.define(fork)) == [-15]
     assert worker.call(worker.define(lambda: "still here")) == ["still here"]
+
+
+def test_a_forked_child_that_returns_from_the_task_ends(worker):
+    def fork():
+        import os
+
+        child = os.fork()
+        return "child" if child == 0 else os.waitpid(child, 0)[1]
+
+    assert worker.call(worker.define(fork)) == [0]
 
 
 def test_sys_exit_in_an_instance_fails_the_call_and_ends_the_process(drive):

@@ -182,6 +182,12 @@ def test_an_initializer_runs_once_in_each_worker():
     assert set(get([read.invoke() for _ in range(5)])) == {"x"}
 
 
+def test_an_initializer_sets_globals_that_its_function_reads():
+    program = {}
+    exec("limit = 1\ndef prepare():\n    global limit\n    limit = 7\ndef read():\n    return limit", program)
+    assert get(yr.invoke(initializer=program["prepare"])(program["read"]).invoke()) == 7
+
+
 def test_redefinition_runs_the_new_body():
     def define(n):
         @yr.invoke

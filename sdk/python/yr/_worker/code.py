@@ -29,31 +29,38 @@ class Definition:
     def load(self, loaded: dict) -> Callable[..., Any]:
         """Return the function or class; run the initializer if this worker has not yet.
 
-        ``loaded`` is the worker's cache: by code identity for code, by content for initializers.
+        ``loaded`` is the worker's cache: code by its identity, or by the content of the initializer that
+        it came with, and initializers that have run by the identity of the callable.
         """
         if self.code is not None:
             return self.code
         message = self._message
+        initializer = message["initializer"]
+        key = initializer or message["code_id"]
+        code = loaded.get(key)
+        if code is None:
+            code = self._loads(initializer, loaded)
+            loaded[key] = code
+        self.code = code
+        return code
+
+    def _loads(self, initializer: bytes, loaded: dict) -> Callable[..., Any]:
         try:
-            key = message["code_id"]
-            code = loaded.get(key)
-            if code is None:
-                blob = bytes(self._blob())
-                code = loaded[key] = pickle.loads(blob)
-                adopt(code, Code(key, self.name, blob))
+            blob = bytes(self._blob())
+            # An initializer travels with its function: the globals that it sets are those that the function reads.
+            initialize, code = pickle.loads(initializer) if initializer else (None, pickle.loads(blob))
+            adopt(code, Code(self._message["code_id"], self.name, blob))
         except BaseException as e:
             raise LoadError(
                 f"{self.name} cannot be loaded in the worker: {type(e).__name__}: {e}; modules that it imports must be "
                 "importable there (code path, working_dir or PYTHONPATH)"
             ) from e
-        initializer = message["initializer"]
-        if initializer and initializer not in loaded:
+        if initialize is not None and id(initialize) not in loaded:
             try:
-                pickle.loads(initializer)()
+                initialize()
             except BaseException as e:
                 raise LoadError(f"the initializer of {self.name} failed: {type(e).__name__}: {e}") from e
-            loaded[initializer] = True
-        self.code = code
+            loaded[id(initialize)] = initialize
         return code
 
     def _blob(self) -> Any:

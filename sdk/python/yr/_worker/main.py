@@ -77,7 +77,7 @@ class Worker:
         self.runtime.before_resume(self._say_again)
         signal.signal(signal.SIGTERM, self._on_sigterm)
         self._forking = False
-        os.register_at_fork(before=self._before_fork, after_in_parent=self._after_fork)
+        os.register_at_fork(before=self._before_fork, after_in_parent=self._after_fork, after_in_child=self._forked)
         self.session.start_background()
 
     def _executor(self, assignment: dict) -> Any:
@@ -149,6 +149,10 @@ class Worker:
         if self._forking:
             signal.signal(signal.SIGTERM, self._on_sigterm)
 
+    def _forked(self) -> None:
+        """In the child: the task is the parent's, and who returns from it here has reached the end."""
+        self.tasks.out = _End()  # type: ignore[assignment]
+
     def _shut_down(self) -> int:
         """Run the user's shutdown hook and say what is still to be said; the process must end then."""
         self._ending.acquire()
@@ -193,3 +197,12 @@ class Worker:
     def _say_again(self, out: list) -> None:
         self.tasks.say_again(out)
         self.executor.say_again(out)
+
+
+class _End:
+    """Takes the place of the frames to be written: the first one ends the process."""
+
+    def append(self, frame: bytes) -> None:
+        """End as ``os._exit`` does; the agent has this session from the parent."""
+        flush_stdio()
+        os._exit(0)

@@ -185,7 +185,7 @@ class FunctionProxy:
         edition, contents = _options.reading(options)
         wire = _options.for_function(options)
         if self._initializer is not None:
-            wire["initializer"] = _code.encode(self._initializer).blob
+            wire["initializer"] = _code.encode_initializer(self._initializer, function)
         if self._code is None or self._code[0] is not runtime:
             self._code = runtime, _code.encode(function, by_name=options.skip_serialize)
         self._binding = _Binding(runtime, runtime.define(self._code[1], wire), options, edition, contents)
