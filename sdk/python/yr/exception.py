@@ -307,10 +307,10 @@ def pack_user_exception(exc: BaseException) -> bytes:
     if isinstance(cause, Exception):
         try:
             pickled = _dump(cause)
+            if len(pickled) > PICKLED_MAX:  # the class at least, so that ``except`` finds it
+                pickled = _dump(_blank(type(cause), (_shortened(_safe_repr(cause), SUMMARY_MAX),)))
         except Exception:
             pickled = b""  # the summary stands for it
-        if len(pickled) > PICKLED_MAX:
-            pickled = b""
     return pickle.dumps((_FORMAT, pickled, _shortened(summary, SUMMARY_MAX), _shortened(text, TEXT_MAX)), protocol=5)
 
 
