@@ -31,8 +31,8 @@ func (x *table) bind(h *Holder[string], id yr.ID) *Name[string] {
 	return n
 }
 
-func object(k uint32) yr.ID { return yr.Prefix([]byte("driver000000")).ID(k) }
-func session(k int) yr.ID   { return yr.Prefix(fmt.Appendf(nil, "session%05d", k)).ID(0) }
+func object(k uint64) yr.ID { return yr.Prefix([]byte("driver000000")).ID(k) }
+func session(k int) yr.ID   { return yr.Prefix(fmt.Appendf(nil, "sess%05d", k)).ID(0) }
 
 func code(t *testing.T, want yr.Code, err error) {
 	t.Helper()
@@ -163,7 +163,7 @@ func TestDeeplyNestedValuesAreFreedWithoutRecursion(t *testing.T) {
 	const depth = 200_000
 	x := newTable(t)
 	h := x.Join(session(1), "")
-	for k := range uint32(depth) {
+	for k := range uint64(depth) {
 		n := x.bind(h, object(k))
 		if k > 0 {
 			require.NoError(t, x.Set(n, Value{}, []yr.ID{object(k - 1)}))
@@ -267,8 +267,8 @@ func TestNamesAgainstModel(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		x := newTable(rt)
 		m := newModel()
-		next := uint32(0)
-		pick := func() yr.ID { return object(rapid.Uint32Range(0, next+1).Draw(rt, "object")) }
+		next := uint64(0)
+		pick := func() yr.ID { return object(rapid.Uint64Range(0, next+1).Draw(rt, "object")) }
 		holder := func() *Holder[string] {
 			return x.Join(session(rapid.IntRange(0, 3).Draw(rt, "session")), "")
 		}
@@ -286,7 +286,7 @@ func TestNamesAgainstModel(t *testing.T) {
 				}
 				var inner []yr.ID
 				for range rapid.IntRange(0, 2).Draw(rt, "contains") {
-					inner = append(inner, object(rapid.Uint32Range(0, n.ID.Seq()).Draw(rt, "inner")))
+					inner = append(inner, object(rapid.Uint64Range(0, n.ID.Seq()).Draw(rt, "inner")))
 				}
 				m.set(n.ID, inner)
 				require.NoError(rt, x.Set(n, Value{Bytes: make([]byte, 3)}, inner))
@@ -408,14 +408,14 @@ func BenchmarkPutRelease(b *testing.B) {
 		b.Run(fmt.Sprintf("live=%d", live), func(b *testing.B) {
 			t := NewNames[int](nil)
 			h := t.Join(session(1), "")
-			for k := range uint32(live) { //nolint:gosec // small
+			for k := range uint64(live) { //nolint:gosec // small
 				_, _ = h.Bind(object(k))
 			}
 			value := make([]byte, 64)
 			p := yr.Prefix([]byte("driver111111"))
 			b.ReportAllocs()
 			b.ResetTimer()
-			for k := range uint32(b.N) { //nolint:gosec // a benchmark does not reach 2^32
+			for k := range uint64(b.N) { //nolint:gosec // a benchmark does not reach 2^32
 				id := p.ID(k)
 				n, _ := h.Bind(id)
 				_ = t.Set(n, Value{Bytes: value}, nil)
@@ -432,7 +432,7 @@ func BenchmarkResultWithDependency(b *testing.B) {
 	value := make([]byte, 64)
 	p := yr.Prefix([]byte("driver111111"))
 	b.ReportAllocs()
-	for k := range uint32(b.N) { //nolint:gosec // as above
+	for k := range uint64(b.N) { //nolint:gosec // as above
 		id := p.ID(k)
 		n, _ := driver.Bind(id)
 		t.Hold(arg)
@@ -456,7 +456,7 @@ func BenchmarkEndHolder(b *testing.B) {
 	for range b.N {
 		b.StopTimer()
 		h := t.Join(session(1), "")
-		for k := range uint32(100) {
+		for k := range uint64(100) {
 			_, _ = h.Bind(object(k))
 		}
 		b.StartTimer()

@@ -136,7 +136,7 @@ func TestWhatIsMerelyOddChangesNothing(t *testing.T) {
 	}
 	status := d.request(func(corr uint64) []byte {
 		odd := bytes.Repeat([]byte{0xff}, yr.PrefixLen)
-		return wire.AppendMessage(nil, wire.Kill, corr, &wirepb.Kill{InstanceId: append(odd, "00000000"...)})
+		return wire.AppendMessage(nil, wire.Kill, corr, &wirepb.Kill{InstanceId: append(odd, "00000000000"...)})
 	})
 	require.Equal(t, yr.InstanceNotFound, yr.Code(status.GetCode()))
 	d.send(wire.AppendMessage(nil, wire.Lease, 1, &wirepb.LeaseRequest{Size: 1 << 63, Wish: 1 << 63}))

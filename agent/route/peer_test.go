@@ -212,7 +212,7 @@ type peer struct {
 	buf     []byte
 	welcome wirepb.Welcome
 	prefix  yr.Prefix
-	seq     uint32
+	seq     uint64
 }
 
 func dial(n *node, hello []byte) *peer {

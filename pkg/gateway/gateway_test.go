@@ -43,10 +43,10 @@ func (n *node) Counters() map[string]uint64 {
 	return map[string]uint64{"calls_total": 3, "sessions": 1}
 }
 func (n *node) Why(id string) (yr.Explanation, bool) {
-	if id == "00000000000100000009" {
+	if id == "00000000100000000009" {
 		return yr.Explanation{ID: id, Kind: "instance", State: "fatal", Worker: "w0"}, true
 	}
-	if id != "00000000000100000001" {
+	if id != "00000000100000000001" {
 		return yr.Explanation{}, false
 	}
 	return yr.Explanation{ID: id, Kind: "call", State: "queued", Reason: "waits for CPU"}, true
@@ -105,7 +105,7 @@ func open(t *testing.T, change func(*gateway.Options)) *fixture {
 	return f
 }
 
-func id(n uint32) yr.ID { return yr.Prefix([]byte("000000000001")).ID(n) }
+func id(n uint64) yr.ID { return yr.Prefix([]byte("000000001")).ID(n) }
 
 // get asks over TCP without a client, to see what scripts see.
 func (f *fixture) get(t *testing.T, method, path string, header ...string) (*http.Response, string) {
@@ -219,14 +219,14 @@ func TestLists(t *testing.T) {
 	f := open(t, nil)
 	ctx := t.Context()
 	began := time.Unix(1_700_000_000, 0).UTC()
-	for n := uint32(25); n > 0; n-- {
+	for n := uint64(25); n > 0; n-- {
 		state := "running"
 		if n%5 == 0 {
 			state = "scheduling"
 		}
 		f.source.instances = append(f.source.instances, yr.InstanceView{ID: id(n), Class: "Counter", Job: "job-1", Tenant: "acme", State: state, Since: began})
 		f.source.calls = append(f.source.calls, yr.CallView{ID: id(100 + n), Job: "job-1", State: "queued", Since: began.Add(-time.Duration(n) * time.Second)})
-		f.source.objects = append(f.source.objects, yr.ObjectView{ID: id(200 + n), Job: "job-2", State: "ready", Size: uint64(n)})
+		f.source.objects = append(f.source.objects, yr.ObjectView{ID: id(200 + n), Job: "job-2", State: "ready", Size: n})
 	}
 	f.source.instances = append(f.source.instances, yr.InstanceView{ID: id(99), Worker: id(99).String(), PID: 7, Job: "job-1", State: "running"})
 
@@ -336,11 +336,11 @@ func TestFunctionMasterViews(t *testing.T) {
 	}
 	for _, row := range []struct{ path, want string }{
 		{"/instance-manager/queryinstances", `"count":3`},
-		{"/instance-manager/queryinstances?page=2&page_size=2", `"instanceID":"00000000000100000003"`},
+		{"/instance-manager/queryinstances?page=2&page_size=2", `"instanceID":"00000000100000000003"`},
 		{"/instance-manager/queryinstances?page=9&page_size=2", `"instances":[]`},
 		{"/instance-manager/named-ins", `"count":1`},
 		{"/instance-manager/query-tenant-instances?tenant_id=acme", `"count":2`},
-		{"/instance-manager/query-tenant-instances?tenant_id=acme&instance_id=00000000000100000002", `"instanceStatus":{"code":1,"name":"scheduling","msg":"CPU: Not Enough"}`},
+		{"/instance-manager/query-tenant-instances?tenant_id=acme&instance_id=00000000100000000002", `"instanceStatus":{"code":1,"name":"scheduling","msg":"CPU: Not Enough"}`},
 		{"/instance-manager/query-tenant-instances?tenant_id=acme&node_id=n2", `"count":0`},
 		{"/global-scheduler/scheduling_queue", `"count":1`},
 		{"/global-scheduler/scheduling_queue", `"waitDurationMs":"36`},

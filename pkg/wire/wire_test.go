@@ -89,7 +89,7 @@ func TestTailKeepsWhatItKnows(t *testing.T) {
 func drawIDs(t *rapid.T, label string) IDs {
 	var p IDs
 	for range rapid.IntRange(0, 3).Draw(t, label) {
-		id := yr.Prefix([]byte("0123456789ab")).ID(rapid.Uint32().Draw(t, "seq"))
+		id := yr.Prefix([]byte("0123456789ab")).ID(rapid.Uint64Range(0, 1<<44-1).Draw(t, "seq"))
 		p = append(p, id[:]...)
 	}
 	return p

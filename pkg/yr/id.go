@@ -13,12 +13,16 @@ const IDLen = 20
 
 // PrefixLen is the part of an ID that names its maker: every ID minted by one
 // session starts with that session's prefix, so a prefix is also the caller's
-// name and the remaining 8 hexadecimal digits are the caller's sequence number.
-const PrefixLen = 12
+// name and the remaining 11 hexadecimal digits are the caller's sequence number.
+const PrefixLen = 9
+
+// seqLen hexadecimal digits are the rest: at 200 000 calls a second a session has
+// numbers for years.
+const seqLen = IDLen - PrefixLen
 
 // An ID names a call, an object, an instance, a worker or a session. It is
-// printable ASCII: a 12-character prefix that is unique per session, then the
-// sequence number as 8 lower-case hexadecimal digits.
+// printable ASCII: a 9-character prefix that is unique per session, then the
+// sequence number as 11 lower-case hexadecimal digits.
 //
 // IDs are made where the thing is made (in an SDK, mostly), never handed out by
 // a server, so making one costs no round trip.
@@ -27,16 +31,17 @@ type ID [IDLen]byte
 // Prefix is the caller part of an ID.
 type Prefix [PrefixLen]byte
 
-const prefixAlphabet = "0123456789abcdefghijklmnopqrstuv" // 32 symbols: 5 bits each, 60 bits in all
+const prefixAlphabet = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
-// NewPrefix returns a random prefix. With 60 random bits, a million sessions
-// collide with a probability below one in two million.
+// NewPrefix returns a random prefix: 53 bits, with which a million sessions
+// collide with a probability below one in ten thousand. A node refuses a prefix
+// that a live session has.
 func NewPrefix() Prefix {
 	var p Prefix
 	var raw [PrefixLen]byte
 	_, _ = rand.Read(raw[:]) // crypto/rand.Read never fails on Linux
 	for i, b := range raw {
-		p[i] = prefixAlphabet[b&31]
+		p[i] = prefixAlphabet[int(b)%len(prefixAlphabet)]
 	}
 	return p
 }
@@ -56,7 +61,7 @@ func ParsePrefix(s string) (Prefix, error) {
 }
 
 // ID returns the ID with this prefix and sequence number.
-func (p Prefix) ID(seq uint32) ID {
+func (p Prefix) ID(seq uint64) ID {
 	var id ID
 	copy(id[:], p[:])
 	putHex(id[PrefixLen:], seq)
@@ -77,7 +82,7 @@ func ParseID(s string) (ID, error) {
 	}
 	copy(id[:], s)
 	if _, err := id.seq(); err != nil {
-		return ID{}, fmt.Errorf("id %q does not end in 8 hexadecimal digits", s)
+		return ID{}, fmt.Errorf("id %q does not end in %d hexadecimal digits", s, seqLen)
 	}
 	return id, nil
 }
@@ -91,7 +96,7 @@ func (id ID) IsZero() bool { return id == ID{} }
 func (id ID) Prefix() Prefix { return Prefix(id[:PrefixLen]) }
 
 // Seq returns the caller's sequence number, 0 if the ID is malformed.
-func (id ID) Seq() uint32 {
+func (id ID) Seq() uint64 {
 	n, _ := id.seq()
 	return n
 }
@@ -102,7 +107,7 @@ func (id ID) Return(k int) ID {
 	if k == 0 {
 		return id
 	}
-	putHex(id[PrefixLen:], id.Seq()+uint32(k)) //nolint:gosec // a call returns at most 100 objects
+	putHex(id[PrefixLen:], id.Seq()+uint64(k)) //nolint:gosec // a call returns at most 100 objects
 	return id
 }
 
@@ -118,14 +123,14 @@ func (id *ID) UnmarshalText(b []byte) error {
 
 var errNotHex = errors.New("not hexadecimal")
 
-func (id ID) seq() (uint32, error) {
-	var n uint32
+func (id ID) seq() (uint64, error) {
+	var n uint64
 	for _, c := range id[PrefixLen:] {
 		switch {
 		case c >= '0' && c <= '9':
-			n = n<<4 | uint32(c-'0')
+			n = n<<4 | uint64(c-'0')
 		case c >= 'a' && c <= 'f':
-			n = n<<4 | uint32(c-'a'+10)
+			n = n<<4 | uint64(c-'a'+10)
 		default:
 			return 0, errNotHex
 		}
@@ -133,9 +138,9 @@ func (id ID) seq() (uint32, error) {
 	return n, nil
 }
 
-func putHex(dst []byte, n uint32) {
+func putHex(dst []byte, n uint64) {
 	const digits = "0123456789abcdef"
-	for i := 7; i >= 0; i-- {
+	for i := seqLen - 1; i >= 0; i-- {
 		dst[i] = digits[n&15]
 		n >>= 4
 	}

@@ -27,7 +27,7 @@ const (
 type Hello struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
 	Role            uint32                 `protobuf:"varint,1,opt,name=role,proto3" json:"role,omitempty"`                                             // yr.Role: 1 driver, 2 worker, 3 data
-	Prefix          string                 `protobuf:"bytes,2,opt,name=prefix,proto3" json:"prefix,omitempty"`                                          // 12 characters; every ID that this session makes starts with it
+	Prefix          string                 `protobuf:"bytes,2,opt,name=prefix,proto3" json:"prefix,omitempty"`                                          // 9 characters; every ID that this session makes starts with it
 	Language        string                 `protobuf:"bytes,3,opt,name=language,proto3" json:"language,omitempty"`                                      // "python", "cpp", "java", "go"
 	LanguageVersion string                 `protobuf:"bytes,4,opt,name=language_version,json=languageVersion,proto3" json:"language_version,omitempty"` // "3.11.7"
 	SdkVersion      string                 `protobuf:"bytes,5,opt,name=sdk_version,json=sdkVersion,proto3" json:"sdk_version,omitempty"`

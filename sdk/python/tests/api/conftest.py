@@ -33,7 +33,7 @@ class RecordingRuntime:
 
     def ref(self) -> ObjectRef:
         self._made += 1
-        return ObjectRef(f"prefix------{self._made:08x}".encode())
+        return ObjectRef(f"prefix---{self._made:011x}".encode())
 
     def define(self, code: core.Code, options: dict) -> int:
         self.defined.append((code, options))
@@ -50,7 +50,7 @@ class RecordingRuntime:
 
     def create(self, code: core.Code, args: tuple, kwargs: dict, options: dict, descriptor: bytes) -> tuple[int, str]:
         self.created.append((code, args, kwargs, options, descriptor))
-        return 1000 + len(self.created), f"instance----{len(self.created):08x}"
+        return 1000 + len(self.created), f"instance-{len(self.created):011x}"
 
     def bind(self, instance_id: str) -> int:
         self.bound.append(instance_id)

@@ -178,7 +178,7 @@ def test_creation_reaches_the_runtime(runtime):
     assert options["ordered"] and options["concurrency"] == 1 and not options["is_async"]
     assert pickle.loads(code.blob)(3).n == 3
     assert json.loads(descriptor)["methods"].keys() >= {"add", "inherited", "double", "make", "_private"}
-    assert handle.instance_id == "instance----00000001"
+    assert handle.instance_id == "instance-00000000001"
 
 
 def test_methods_reach_the_runtime(runtime):
@@ -299,7 +299,7 @@ def test_terminate_is_idempotent_and_ends_the_handle(runtime):
     assert handle.is_activate()
     handle.terminate()
     handle.terminate(is_sync=True)
-    assert runtime.killed == [("instance----00000001", False)]
+    assert runtime.killed == [("instance-00000000001", False)]
     assert not handle.is_activate()
     with pytest.raises(RuntimeError, match=r"^this instance is terminated$"):
         handle.one.invoke()
@@ -320,7 +320,7 @@ def test_a_named_instance_whose_constructor_hangs_can_be_ended(runtime, monkeypa
     runtime.found["a", ""] = found(state=2)
     yr.instance(Async).options(yr.InvokeOptions(name="a")).invoke().terminate()
     yr.instance(Async).options(yr.InvokeOptions(name="b")).invoke().terminate()
-    assert runtime.killed == [("instance----00000007", False), ("instance----00000002", False)]
+    assert runtime.killed == [("instance-00000000007", False), ("instance-00000000002", False)]
 
 
 def test_a_handle_travels_with_its_real_id(runtime):
@@ -364,7 +364,7 @@ def test_the_descriptor_survives_its_journey():
 
 
 def test_a_class_without_descriptor_has_every_method(runtime):
-    handle = yr.InstanceProxy(ClassDescriptor.from_bytes(b"", "cpp"), "instance----00000009", True)
+    handle = yr.InstanceProxy(ClassDescriptor.from_bytes(b"", "cpp"), "instance-00000000009", True)
     pickle.loads(pickle.dumps(handle)).Add.invoke(1)
     assert runtime.invoked[-1][4] == b"Add"
 
@@ -372,7 +372,7 @@ def test_a_class_without_descriptor_has_every_method(runtime):
 def found(state: int = 3) -> dict:
     descriptor = ClassDescriptor.of_class(Plain).to_bytes()
     return {
-        "instance_id": "instance----00000007", "descriptor": descriptor, "language": "python",
+        "instance_id": "instance-00000000007", "descriptor": descriptor, "language": "python",
         "state": state, "ordered": True,
     }  # fmt: skip
 
@@ -411,7 +411,7 @@ def test_get_instance_of_a_class_looks_in_its_namespace(runtime):
     runtime.found["n", "s"] = found()
     creator = yr.instance(Plain)
     creator.options(namespace="s")
-    assert creator.get_instance("n").instance_id == "instance----00000007"
+    assert creator.get_instance("n").instance_id == "instance-00000000007"
 
 
 def test_options_get_instance_makes_one_of_that_name(runtime):

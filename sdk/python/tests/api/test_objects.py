@@ -113,9 +113,9 @@ def test_cancel(runtime):
 def test_exit_is_for_instances(runtime):
     with pytest.raises(yr.YRRuntimeError, match="outside of one"):
         yr.exit()
-    runtime.assignment = {"instance_id": b"instance----00000005"}
+    runtime.assignment = {"instance_id": b"instance-00000000005"}
     yr.exit()
-    assert runtime.killed == [("instance----00000005", False)]
+    assert runtime.killed == [("instance-00000000005", False)]
 
 
 def test_where_this_process_is(runtime):

@@ -17,7 +17,7 @@ from yr.exception import YRRuntimeError
 from yr.object_ref import ObjectRef
 
 CODE = Code(b"c" * 20, "m.f", b"blob")
-FOREIGN = [b"foreign00000%08x" % k for k in range(10)]
+FOREIGN = [b"foreign00%011x" % k for k in range(10)]
 
 
 def ids_in(peer, kind):

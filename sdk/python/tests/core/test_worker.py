@@ -44,7 +44,7 @@ class Driven:
     def task(self, target, *args, method=b"", returns=1, flags=0, values=(), **kwargs):
         """Return a TASK frame and its delivery number."""
         self.delivery += 1
-        id = b"caller000000%08x" % next(self.ids)
+        id = b"caller000%011x" % next(self.ids)
         body = serialization.encode_simple_args(args, kwargs) if args or kwargs else b""
         return wire.task(Task(id, target, returns, list(values), method, body, {}), self.delivery, flags), self.delivery
 

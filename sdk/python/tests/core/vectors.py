@@ -17,7 +17,7 @@ sys.path.insert(0, str(ROOT / "sdk" / "python"))
 from yr._core import control, wire  # noqa: E402
 from yr._core.wire import Call, Failure, Place, Task  # noqa: E402
 
-A, B, C = b"0123456789ab00000001", b"0123456789ab00000002", b"vutsrqponmlkffffffff"
+A, B, C = b"01234567890000000001", b"01234567890000000002", b"vutsrqponfffffffffff"
 BIG = 0xFFFFFFFFFFFFFFFF
 TAIL = {
     wire.TAG_TENANT: b"acme",
@@ -102,7 +102,7 @@ def messages() -> list:
         "detached": True,
     }
     return [
-        ("hello", wire.HELLO, control.HELLO, {"role": 1, "prefix": "0123456789ab", "language": "python", "pid": 4242,
+        ("hello", wire.HELLO, control.HELLO, {"role": 1, "prefix": "012345678", "language": "python", "pid": 4242,
                                               "max_workers": -1, "code_paths": ["/a", "/b"], "env_vars": {"K": "V"}}),
         ("hello of a resuming worker", wire.HELLO, control.HELLO,
          {"role": 2, "resume_token": "t", "worker_id": A, "has_progress_page": True,

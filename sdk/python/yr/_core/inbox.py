@@ -117,7 +117,7 @@ class Inbox:
 
 def _result_ids(id: bytes, returns: int) -> list:
     seq = int(id[wire.PREFIX_LEN :], 16)
-    return [b"%b%08x" % (id[: wire.PREFIX_LEN], seq + k) for k in range(returns)]
+    return [b"%b%011x" % (id[: wire.PREFIX_LEN], seq + k) for k in range(returns)]
 
 
 def _results_of(call: bytes) -> list:

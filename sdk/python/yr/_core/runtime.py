@@ -227,7 +227,7 @@ class Runtime:
         if len(self._calls) >= session.credit or session.dead:
             self._wait_credit()
         if returns == 1:
-            id = b"%b%08x" % (self._prefix, self._next() & 0x7FFFFFFF)
+            id = b"%b%011x" % (self._prefix, self._next())
             ids = None
         else:
             ids = self._sequence.run(max(returns, 1))
@@ -303,7 +303,7 @@ class Runtime:
         if session.dead:
             self._check_open("failed to put object")
         data = serialization.encode(value)
-        id = b"%b%08x" % (self._prefix, self._next() & 0x7FFFFFFF)
+        id = b"%b%011x" % (self._prefix, self._next())
         if type(data) is bytes:
             n = len(data)
             if n <= self._put_max and self._objects.spend_inline(id, n, self._put_budget):
