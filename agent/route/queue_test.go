@@ -29,7 +29,7 @@ func TestAQueueKeepsItsOrderOverASweep(t *testing.T) {
 	var f fifo
 	var want []*call
 	for i := range 4 * sweepAt {
-		c := &call{state: callQueued, delivery: uint64(i)} //nolint:gosec // small
+		c := &call{state: callQueued, delivery: uint64(i)}
 		f.push(c)
 		switch {
 		case i < 10: // delivered
