@@ -16,6 +16,7 @@ import sys
 from typing import Any
 
 from yr._core.runtime import Code
+from yr._core.serialization import nested
 
 _ID_BYTES = 20
 
@@ -37,21 +38,28 @@ def encode(target: Any, by_name: bool = False) -> Code:
     known = _loaded.get(id(target))
     if known is not None and known[0] is target:
         return known[1]
+    captured: tuple[bytes, ...] = ()
     if by_name:
         blob = pickle.dumps(_ByName(target.__module__, target.__qualname__), protocol=5)
     else:
-        import cloudpickle  # type: ignore[import-untyped]
+        blob, captured = _dumps(target)
+    return Code(hashlib.sha256(blob).digest()[:_ID_BYTES], name_of(target), blob, captured)
 
-        blob = cloudpickle.dumps(target, protocol=5)
-    return Code(hashlib.sha256(blob).digest()[:_ID_BYTES], name_of(target), blob)
+
+def _dumps(target: Any) -> tuple[bytes, tuple[bytes, ...]]:
+    """The bytes of ``target`` and the references that its closure or globals hold."""
+    import cloudpickle  # type: ignore[import-untyped]
+
+    outer, nested.ids = nested.ids, []
+    try:
+        return cloudpickle.dumps(target, protocol=5), tuple(dict.fromkeys(nested.ids))
+    finally:
+        nested.ids = outer
 
 
 def encode_initializer(initializer: Any, function: Any) -> bytes:
     """An initializer as it travels: with its function, because they share the globals of their module."""
-    import cloudpickle
-
-    blob: bytes = cloudpickle.dumps((initializer, function), protocol=5)
-    return blob
+    return _dumps((initializer, function))[0]
 
 
 def adopt(target: Any, code: Code) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -186,6 +187,23 @@ def test_an_initializer_sets_globals_that_its_function_reads():
     program = {}
     exec("limit = 1\ndef prepare():\n    global limit\n    limit = 7\ndef read():\n    return limit", program)
     assert get(yr.invoke(initializer=program["prepare"])(program["read"]).invoke()) == 7
+
+
+def test_a_reference_in_a_closure_outlives_the_function(tmp_path):
+    def hold(path):
+        while not os.path.exists(path):
+            time.sleep(0.005)
+
+    def start():
+        captured = yr.put([1, 2, 3])
+        held = yr.invoke(hold).invoke(str(tmp_path / "gate"))
+        return yr.invoke(lambda gate: sum(yr.get(captured))).invoke(held)
+
+    result = start()
+    gc.collect()
+    assert get(add.invoke(1)) == 2  # a release would have been written before this call
+    (tmp_path / "gate").touch()
+    assert get(result) == 6
 
 
 def test_redefinition_runs_the_new_body():

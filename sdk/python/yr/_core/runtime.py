@@ -45,6 +45,7 @@ class Code(NamedTuple):
     code_id: bytes  # the first 20 bytes of SHA-256 over blob
     name: str  # "module.qualname"
     blob: bytes
+    captured: tuple = ()  # identifiers of references inside blob
 
 
 class Runtime:
@@ -69,6 +70,7 @@ class Runtime:
         self._memory = shm.Memory(session)
         self._instances = Instances(session)
         self._code_refs: dict = {}  # code id -> ObjectRef of code that travels as an object
+        self._captured: dict = {}  # code id -> ObjectRefs inside it: workers may load it as long as the job lives
         self._define_lock = threading.Lock()
         self._numbers = Sequence(b"").next  # targets of this session
         self._callbacks: queue.SimpleQueue | None = None
@@ -201,6 +203,10 @@ class Runtime:
 
     def _carry(self, code: Code) -> dict:
         """Return the fields that carry the code: inline, or as an object if it is large."""
+        if code.captured and code.code_id not in self._captured:
+            for id in code.captured:
+                self.adopt(id)
+            self._captured[code.code_id] = [ObjectRef(id) for id in code.captured]
         if len(code.blob) <= INLINE_CODE_MAX:
             return {"code": code.blob}
         ref = self._code_refs.get(code.code_id)
