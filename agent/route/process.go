@@ -270,6 +270,11 @@ func (r *Router) workerLeft(w *worker) {
 // workerGone buries a worker: process and connection are gone, or it never started.
 func (r *Router) workerGone(w *worker, cause error) {
 	delete(r.workers, w.id)
+	if s := w.session; s != nil {
+		// Its start was reported as failed, and yet it has connected: its process is nobody's.
+		w.session, s.worker = nil, nil
+		s.reject(yr.E("session", yr.InstanceExited, "worker %s is not wanted any more", w.id))
+	}
 	if w.ending == "" {
 		r.counters.workersLost.Add(1)
 	}
