@@ -362,3 +362,19 @@ func TestADetachedInstanceDoesNotWaitForTheResultOfAnEndedJob(t *testing.T) {
 	require.Eventually(t, func() bool { return n.router.Counters()["calls"] == 0 }, 5*time.Second, time.Millisecond)
 	require.Equal(t, uint64(1), n.router.Counters()["instances"])
 }
+
+func TestAWorkerThatIsGivenUpAfterItConnectedEnds(t *testing.T) {
+	n := newNode(t, cores(2))
+	d := n.driver(&wirepb.Hello{})
+	f := d.define(half)
+	require.Equal(t, "x", d.result(d.call(f, "echo x")).text)
+	n.mu.Lock()
+	spec := n.last
+	n.mu.Unlock()
+	n.router.WorkerStarted(spec.Worker, 0, yr.E("start worker", yr.WorkerLost, "its template ended"))
+	require.Eventually(t, func() bool {
+		c := n.router.Counters()
+		return c["sessions"] == 1 && c["workers"] == 0
+	}, 5*time.Second, time.Millisecond)
+	require.Equal(t, "y", d.result(d.call(f, "echo y")).text)
+}
