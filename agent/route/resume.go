@@ -362,7 +362,7 @@ func (r *Router) recoveredResult(id yr.ID, values []wire.Value, s *Session) bool
 		}
 	}
 	w := s.worker
-	if in := w.in; in != nil && in.id == id && in.state == yr.StateCreating {
+	if in := w.in; in != nil && in.worker == w && in.id == id && in.state == yr.StateCreating {
 		r.constructed(in, values)
 		return true
 	}
