@@ -241,6 +241,9 @@ func (r *Router) WorkerStarted(id yr.ID, pid int, err error) {
 // WorkerExited is told of the end of a process.
 func (r *Router) WorkerExited(e launch.Exit) {
 	r.turn(func() {
+		if rec := r.recovery; rec != nil {
+			delete(rec.workers, e.Worker) // nobody waits for it to come back
+		}
 		w := r.workers[e.Worker]
 		if w == nil {
 			return

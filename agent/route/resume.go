@@ -3,6 +3,7 @@ package route
 import (
 	"bytes"
 	"os"
+	"slices"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -112,6 +113,13 @@ func (r *Router) announcing() bool {
 // announced is told that a resuming session has said all that it holds.
 func (s *Session) announced() {
 	s.announcing = false
+	if w := s.worker; w != nil && w.unbuilt {
+		w.unbuilt = false
+		if w.in.state == yr.StateCreating { // nor was its result among those sent again
+			s.r.failInstance(w.in, yr.StateFatal, errorValue(yr.E("create "+w.in.class, yr.InstanceExited,
+				"the node's daemon was restarted before its constructor had begun; create it again")))
+		}
+	}
 	s.r.soon()
 }
 
@@ -263,6 +271,7 @@ func (r *Router) resumeInstance(w *worker, id yr.ID, a *wirepb.WorkerAssignment,
 	if yr.InstanceState(state.GetInstanceState()) != yr.StateRunning { //nolint:gosec // a small number
 		in.set(yr.StateCreating, "its constructor is running")
 		in.ctorNo = w.next
+		w.unbuilt = !slices.ContainsFunc(state.GetRunning(), func(task []byte) bool { return string(task) == in.id.String() })
 	}
 	r.claimRunning(w, state)
 	in.announce()

@@ -176,6 +176,18 @@ func TestInstancesSurviveARestart(t *testing.T) {
 	require.True(t, d.found[d.corr].GetFound(), "it kept its name")
 }
 
+func TestAnInstanceWhoseConstructorNeverBeganIsFailed(t *testing.T) {
+	n := newNode(t, cores(2))
+	d := n.driver(&wirepb.Hello{})
+	c, id := d.create("", half, "lose")
+	n.untilHeld()
+	n.crash(d)
+	d.resume(nil, wire.AppendMessage(nil, wire.Bind, 0, &wirepb.Bind{Number: c, InstanceId: id[:]}))
+	r := d.result(d.call(c, "count"))
+	require.Equal(t, yr.InstanceExited, r.code)
+	require.Contains(t, r.text, "before its constructor had begun")
+}
+
 func TestObjectsInSharedMemorySurviveARestart(t *testing.T) {
 	n := newNode(t, cores(1))
 	d := n.driver(&wirepb.Hello{})

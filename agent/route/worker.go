@@ -43,6 +43,7 @@ type worker struct {
 	idleSince  time.Time
 	exit       *launch.Exit
 	everJoined bool
+	unbuilt    bool // resumed, and nobody told it to build its instance
 	leftAt     time.Time
 }
 

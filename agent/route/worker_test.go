@@ -21,6 +21,7 @@ import (
 //	die          the process ends
 //	who          returns the worker's id
 //	flaky        raises on the first attempt, returns "ok" later
+//	lose         forgets the task
 //	hold N       never answers until the test releases it (see node.release)
 //	block        says BLOCKED, then waits like hold
 //	nest N       calls nest N-1 and waits for it; nest 0 returns "bottom"
@@ -36,6 +37,7 @@ type worker struct {
 	released chan string
 	results  []byte // RESULT frames, to be sent again when it resumes
 	held     atomic.Bool
+	unbuilt  bool // it lost its CONSTRUCT
 	dead     atomic.Bool
 }
 
@@ -112,6 +114,9 @@ func (w *worker) resume() bool {
 	}
 	state := &wirepb.WorkerState{Assignment: w.welcome.GetAssignment(), LastDelivery: w.started, InstanceState: uint32(yr.StateRunning)}
 	w.queue = w.queue[:w.busy()]
+	if w.unbuilt {
+		state.InstanceState = uint32(yr.StateNew)
+	}
 	if w.running {
 		id := w.queue[0].ID
 		state.Running = [][]byte{id[:]}
@@ -168,6 +173,9 @@ func (w *worker) work() {
 		case "count":
 			w.count++
 			w.finish(strconv.Itoa(w.count))
+		case "lose": // as if the daemon had died before it could send the task
+			w.queue, w.running, w.unbuilt = w.queue[1:], false, true
+			w.held.Store(true)
 		case "hold":
 			w.held.Store(true)
 			return

@@ -20,7 +20,7 @@ FULL_PATIENCE = 5.0  # seconds that a full store is given to free something
 FULL_STEP = 0.02
 MAP_PATIENCE = 10.0  # a restarted daemon is back within 3 s
 MAP_STEP = 0.05
-GONE = 4299
+LEASE_LOST = (4299, 1014)  # the segment is gone, or is not known to be ours
 LEASE_TIMEOUT = 30.0
 TRIM_SECONDS = 0.5
 
@@ -105,7 +105,7 @@ class Memory:
             try:
                 return segment, generation, lease["size"], self._map(segment, generation, True)
             except StoreError as e:
-                if e.code != GONE or self._session.dead:
+                if e.code not in LEASE_LOST or self._session.dead:
                     self._give_back(segment, generation)
                     raise
                 # The daemon was restarted in between, and a lease that nobody had mapped went with it.
