@@ -39,8 +39,9 @@ type call struct {
 	argsBlob bool
 
 	state    callState
-	waiting  int // dependencies without a value
-	depth    int // how many calls it is nested in
+	boxed    bool // in the mailbox of its instance
+	waiting  int  // dependencies without a value
+	depth    int  // how many calls it is nested in
 	parent   yr.ID
 	attempt  uint32
 	retries  uint32 // attempts left after a failure

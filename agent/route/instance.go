@@ -68,8 +68,13 @@ func (s *Session) create(m *wirepb.Create) error {
 	if err != nil {
 		return yr.Wrap("create "+m.GetName(), yr.ParamInvalid, err)
 	}
-	if r.instances[id] != nil {
-		return yr.E("create "+m.GetName(), yr.ParamInvalid, "there is an instance %s already", id)
+	if old := r.instances[id]; old != nil {
+		if r.recovery == nil || old.job != s.job {
+			return yr.E("create "+m.GetName(), yr.ParamInvalid, "there is an instance %s already", id)
+		}
+		if !r.unbuilt(old) { // sent again after a restart, and its worker was quicker to come back
+			return s.bindNumber(m.GetNumber(), old)
+		}
 	}
 	c, err := s.job.code(r, m.GetCodeId(), m.GetName(), m.GetCode(), m.GetCodeObject())
 	if err != nil {
@@ -119,6 +124,22 @@ func (s *Session) create(m *wirepb.Create) error {
 	}
 	r.hold(in.ctor)
 	return nil
+}
+
+// unbuilt clears the way for an instance that is created again after a restart,
+// if the one that its worker came back with was never built.
+func (r *Router) unbuilt(in *instance) bool {
+	if w := in.worker; w != nil && !in.state.Ended() {
+		if !w.unbuilt {
+			return false
+		}
+		w.unbuilt = false
+		in.set(yr.StateExited, "it is made again")
+		r.endWorker(w, in.reason)
+	}
+	delete(r.instances, in.id)
+	delete(in.job.instances, in)
+	return true
 }
 
 // milliseconds is a time that a peer named; one that is too long to be counted is
@@ -177,7 +198,7 @@ func (r *Router) placeInstances() {
 func (r *Router) tickInstances() {
 	r.placeInstances()
 	for _, in := range r.creating {
-		if in.state == yr.StateScheduling && !in.expires.IsZero() && r.now.After(in.expires) {
+		if in.state == yr.StateScheduling && r.recovery == nil && !in.expires.IsZero() && r.now.After(in.expires) {
 			r.failInstance(in, yr.StateScheduleFailed, errorValue(yr.E("create "+in.class, yr.ResourceNotEnough,
 				"the instance cannot be scheduled within %d ms. The latest failure: %s", in.options.GetScheduleTimeoutMs(), in.reason)))
 		}
@@ -273,10 +294,21 @@ func (in *instance) enter(c *call) {
 	if c == in.ctor {
 		return
 	}
-	in.pending++
+	in.box(c)
 	if in.ordered {
 		in.lane(c.id.Prefix()).calls.push(c)
 	}
+}
+
+// box and unbox count what is in the mailbox.
+func (in *instance) box(c *call) {
+	c.boxed = true
+	in.pending++
+}
+
+func (in *instance) unbox(c *call) {
+	c.boxed = false
+	in.pending--
 }
 
 func (in *instance) lane(caller yr.Prefix) *lane {
@@ -297,7 +329,7 @@ func (in *instance) lane(caller yr.Prefix) *lane {
 
 // reenter puts a call back that a worker had and did not answer.
 func (in *instance) reenter(c *call) {
-	in.pending++
+	in.box(c)
 	if in.ordered {
 		in.lane(c.id.Prefix()).calls.unpop(c)
 	} else {
@@ -307,7 +339,7 @@ func (in *instance) reenter(c *call) {
 
 // withdraw takes a call out of the mailbox that turned out to be running already.
 func (in *instance) withdraw(c *call) {
-	in.pending--
+	in.unbox(c)
 	if in.ordered {
 		in.lane(c.id.Prefix()).calls.remove(c)
 	} else {
@@ -317,10 +349,10 @@ func (in *instance) withdraw(c *call) {
 
 // left accounts for a call that ended.
 func (in *instance) left(c *call) {
-	if c.worker != nil || c == in.ctor {
+	if !c.boxed {
 		return
 	}
-	in.pending--
+	in.unbox(c)
 	if !in.ordered {
 		in.loose.dropped()
 	} else if l := in.lanes[c.id.Prefix()]; l != nil {
@@ -363,7 +395,7 @@ func (r *Router) pump(in *instance) {
 func (r *Router) pumpLane(in *instance, l *lane) {
 	for c := l.calls.peek(); c != nil && c.waiting == 0 && r.mayDeliver(in, c); c = l.calls.peek() {
 		l.calls.pop()
-		in.pending--
+		in.unbox(c)
 		r.deliver(in.worker, c)
 	}
 }
@@ -371,7 +403,7 @@ func (r *Router) pumpLane(in *instance, l *lane) {
 func (r *Router) pumpLoose(in *instance) {
 	for c := in.loose.peek(); c != nil && r.mayDeliver(in, c); c = in.loose.peek() {
 		in.loose.pop()
-		in.pending--
+		in.unbox(c)
 		r.deliver(in.worker, c)
 	}
 }
@@ -579,7 +611,12 @@ func (s *Session) bind(m *wirepb.Bind) error {
 	if in == nil {
 		in = r.absent(id, s.job)
 	}
-	if err := s.number(m.GetNumber(), target{in: in}); err != nil {
+	return s.bindNumber(m.GetNumber(), in)
+}
+
+// bindNumber gives a known instance a number and has the session told of it.
+func (s *Session) bindNumber(number uint32, in *instance) error {
+	if err := s.number(number, target{in: in}); err != nil {
 		return err
 	}
 	in = in.real()

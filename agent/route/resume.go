@@ -115,7 +115,11 @@ func (s *Session) announced() {
 	s.announcing = false
 	if w := s.worker; w != nil && w.unbuilt {
 		w.unbuilt = false
-		if w.in.state == yr.StateCreating { // nor was its result among those sent again
+		switch in := w.in; {
+		case in.state != yr.StateCreating:
+		case in.ctor != nil && in.ctor.waiting == 0:
+			s.r.construct(in)
+		default: // nor was its result among those sent again
 			s.r.failInstance(w.in, yr.StateFatal, errorValue(yr.E("create "+w.in.class, yr.InstanceExited,
 				"the node's daemon was restarted before its constructor had begun; create it again")))
 		}
@@ -261,7 +265,9 @@ func (r *Router) resumeInstance(w *worker, id yr.ID, a *wirepb.WorkerAssignment,
 	}
 	in.job, in.options, in.class, in.descriptor = w.job, a.GetOptions(), m.GetName(), m.GetDescriptor_()
 	in.message, in.ordered, in.need, in.worker = a.GetCreate(), a.GetOptions().GetOrdered(), w.plan.Take, w
-	in.code = &code{id: m.GetCodeId(), name: m.GetName()}
+	if in.code == nil { // else its driver was quicker to come back, and sent the CREATE again
+		in.code = &code{id: m.GetCodeId(), name: m.GetName()}
+	}
 	w.in = in
 	w.job.instances[in] = struct{}{}
 	if in.options.GetName() != "" {
@@ -272,6 +278,9 @@ func (r *Router) resumeInstance(w *worker, id yr.ID, a *wirepb.WorkerAssignment,
 		in.set(yr.StateCreating, "its constructor is running")
 		in.ctorNo = w.next
 		w.unbuilt = !slices.ContainsFunc(state.GetRunning(), func(task []byte) bool { return string(task) == in.id.String() })
+	}
+	if in.state == yr.StateRunning && in.ctor != nil && in.options.GetRecoverRetryTimes() == 0 {
+		r.dropCtor(in)
 	}
 	r.claimRunning(w, state)
 	in.announce()
@@ -298,7 +307,8 @@ func (r *Router) rejoin(w *worker, s *Session, page *os.File) {
 // absent stands for an instance that a BIND names and nobody knows: it may be on
 // its way back, or gone.
 func (r *Router) absent(id yr.ID, j *job) *instance {
-	if r.recovery == nil || r.instances[id] != nil { // or it is another tenant's
+	_, ended := r.ended.find(id.String())
+	if r.recovery == nil || ended || r.instances[id] != nil { // or it is another tenant's
 		return r.buried(id, j)
 	}
 	in := &instance{r: r, id: id, job: j, options: &wirepb.Options{}, class: "instance", lanes: make(map[yr.Prefix]*lane), ordered: true}

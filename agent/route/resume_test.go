@@ -184,8 +184,55 @@ func TestAnInstanceWhoseConstructorNeverBeganIsFailed(t *testing.T) {
 	n.crash(d)
 	d.resume(nil, wire.AppendMessage(nil, wire.Bind, 0, &wirepb.Bind{Number: c, InstanceId: id[:]}))
 	r := d.result(d.call(c, "count"))
-	require.Equal(t, yr.InstanceExited, r.code)
+	require.Contains(t, []yr.Code{yr.InstanceExited, yr.InstanceNotFound}, r.code, r.text)
 	require.Contains(t, r.text, "before its constructor had begun")
+}
+
+// TestACreationIsSentAgain: the driver has not heard of its instance, whose worker
+// may have come back before it, or come back after it, built or not.
+func TestACreationIsSentAgain(t *testing.T) {
+	for _, command := range []string{"echo", "lose"} {
+		t.Run(command, func(t *testing.T) {
+			n := newNode(t, cores(2))
+			d := n.driver(&wirepb.Hello{})
+			c, id := d.create("", &wirepb.Options{Cpu: 500}, command)
+			if command == "lose" {
+				n.untilHeld()
+			} else {
+				d.event(id, yr.StateRunning)
+			}
+			n.crash(d)
+			first := d.id()
+			frames := wire.AppendMessage(nil, wire.Create, 0, &wirepb.Create{
+				Number: c, InstanceId: id[:], CodeId: []byte("class"), Name: "m.C", Code: []byte("C"),
+				Options: &wirepb.Options{Cpu: 500, Ordered: true}, Args: []byte("echo"),
+			})
+			frames = wire.AppendCall(frames, wire.Resent, &wire.Call{ID: first, Target: c, Returns: 1, Args: []byte("count")})
+			d.resume(nil, frames)
+			require.Equal(t, "1", d.result(first).text)
+			require.Equal(t, "2", d.result(d.call(c, "count")).text)
+			require.Len(t, n.current().Instances(), 1)
+		})
+	}
+}
+
+// TestAnAnsweredCallLeavesItsMailboxInOrder: a result that came before the call
+// was sent again is not counted out of a mailbox that the call never was in.
+func TestAnAnsweredCallLeavesItsMailboxInOrder(t *testing.T) {
+	n := newNode(t, cores(2))
+	d := n.driver(&wirepb.Hello{})
+	c, id := d.create("", &wirepb.Options{Cpu: 500}, "echo")
+	answered := d.call(c, "count")
+	require.Equal(t, "1", d.result(answered).text)
+	n.crash(d)
+	require.Eventually(t, func() bool { return n.current().Workers() == 1 }, 5*time.Second, time.Millisecond)
+	delete(d.results, answered)
+	frames := wire.AppendMessage(nil, wire.Bind, 0, &wirepb.Bind{Number: c, InstanceId: id[:]})
+	frames = wire.AppendCall(frames, wire.Resent, &wire.Call{ID: answered, Target: c, Returns: 1, Args: []byte("count")})
+	d.resume(nil, frames)
+	require.Equal(t, "1", d.result(answered).text)
+	require.Equal(t, "2", d.result(d.call(c, "count")).text)
+	require.Zero(t, n.current().Instances()[0].Pending)
 }
 
 func TestObjectsInSharedMemorySurviveARestart(t *testing.T) {
