@@ -79,9 +79,9 @@ def f(x):
 
 yr.init()
 last = None
-for i in range(200_000):
+for i in range(900_000):
     last = f.invoke(i)
-assert yr.get(last) == 199_999
+assert yr.get(last) == 899_999
 kept = [f.invoke(i) for i in range(100_000)]
 assert yr.get(kept[-1]) == 99_999
 `)
