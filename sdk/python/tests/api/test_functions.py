@@ -46,6 +46,11 @@ def test_a_decorated_function_cannot_be_called():
         add(1)
 
 
+def test_the_class_and_the_proxy_invoke_alike():
+    with pytest.raises(TypeError):
+        yr.FunctionProxy.invoke(add)  # "a" is missing
+
+
 def test_before_and_after_a_round_the_texts_differ(monkeypatch):
     monkeypatch.setattr(global_runtime, "was_initialized", False)
     with pytest.raises(RuntimeError, match=r"^runtime not enable, please call yr.init\(\) first$"):

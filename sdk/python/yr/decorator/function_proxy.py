@@ -94,8 +94,8 @@ class FunctionProxy:
             RuntimeError: ``yr.init`` was not called.
             YRValueError: (1001) an option is out of range or not supported.
         """
-        # Each proxy has its own, made by _make_invoke; this one documents it.
-        raise NotImplementedError
+        # Each proxy has its own, made by _make_invoke, which callers find first; this one documents it.
+        return self.__dict__["invoke"](*args, **kwargs)
 
     def options(self, invoke_options: InvokeOptions) -> FunctionProxy:
         """Set the options of this and every later call of the function, whoever makes it.
