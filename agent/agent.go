@@ -128,7 +128,7 @@ func (a *Agent) Close(ctx context.Context) error {
 	err := a.router.Close(ctx)
 	a.mu.Lock()
 	for c := range a.conns {
-		c.Close()
+		c.Last(nil) // why it ends may still be on its way
 	}
 	a.mu.Unlock()
 	a.wg.Wait()

@@ -32,7 +32,7 @@ const (
 	// WriteAt is how much is worth a write before a turn is over.
 	WriteAt = 256 << 10
 	// lastWords is how long a peer that does not read may take for its last frames.
-	lastWords = 5 * time.Second
+	lastWords = time.Second
 	// HighWater is the queue above which a connection says that it is full.
 	HighWater = 4 << 20
 )
@@ -253,6 +253,7 @@ func (c *Conn) Flush() {
 		c.give(batch)
 	}
 	c.writing = false
+	c.drained.Broadcast() // Last may wait for this
 	c.mu.Unlock()
 }
 
