@@ -35,25 +35,6 @@ func (s State) String() string {
 	return [...]string{"pending", "ready", "failed"}[s]
 }
 
-// Kind says where a value is. The numbers are those of the wire's VALUE.
-type Kind uint8
-
-// A value is a few bytes here, a blob in shared memory, or an error.
-const (
-	Inline Kind = iota
-	Shared
-	Error
-)
-
-// Value is what an object turned out to be.
-type Value struct {
-	Kind       Kind
-	Serialized bool     // Error: Bytes are an exception serialised by an SDK, else UTF-8 text
-	Code       yr.Code  // Error
-	Bytes      []byte   // Inline: the value; Error: the payload. Owned by the table, never changed
-	Place      yr.Place // Shared
-}
-
 // Name is one object. The pointer is good as long as the name is referenced or
 // held; after that the struct is used again for another object. Fields are read
 // freely and changed only through the table, except Waiters.
@@ -95,12 +76,7 @@ func (n *Name[W]) Job() yr.Job {
 }
 
 // Size is the length of the value in bytes.
-func (n *Name[W]) Size() uint64 {
-	if n.Value.Kind == Shared {
-		return n.Value.Place.Length
-	}
-	return uint64(len(n.Value.Bytes))
-}
+func (n *Name[W]) Size() uint64 { return n.Value.Size() }
 
 // References is how many references sessions, calls and other values have.
 func (n *Name[W]) References() int {
@@ -150,6 +126,7 @@ type NameStats struct {
 	Names   int    // objects
 	Pending int    // of them without a value
 	Shared  int    // of them in shared memory
+	Away    int    // of them on disk or on another node only
 	Inline  uint64 // bytes of inline values and error payloads
 	Holders int
 }
@@ -193,16 +170,11 @@ func (t *Names[W]) Set(n *Name[W], v Value, contains []yr.ID) error {
 	if n.State != Pending {
 		return yr.E("set object "+n.ID.String(), yr.ParamInvalid, "it has its value already (%s); an object is set once", n.State)
 	}
-	n.Value = v
-	n.State = Ready
-	switch v.Kind {
-	case Error:
-		n.State = Failed
-	case Shared:
-		t.stats.Shared++
+	if v.Kind == Away && v.Source == nil {
+		return yr.E("set object "+n.ID.String(), yr.ParamInvalid, "its bytes are away and it is not said where")
 	}
 	t.stats.Pending--
-	t.countInline(n, int64(len(v.Bytes)))
+	t.become(n, v)
 	if len(contains) > 0 {
 		n.Contains = t.contain(n, contains)
 	}
@@ -326,10 +298,7 @@ func (t *Names[W]) unlink(n *Name[W]) {
 	if n.State == Pending {
 		t.stats.Pending--
 	}
-	if n.Value.Kind == Shared {
-		t.stats.Shared--
-	}
-	t.countInline(n, -int64(len(n.Value.Bytes)))
+	t.unbecome(n)
 }
 
 func (t *Names[W]) sweep() {

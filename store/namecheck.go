@@ -47,8 +47,12 @@ func (s *NameStats) add(state State, v Value) {
 	if state == Pending {
 		s.Pending++
 	}
-	if v.Kind == Shared {
+	switch v.Kind {
+	case Shared:
 		s.Shared++
+	case Away:
+		s.Away++
+	case Inline, Error:
 	}
 	s.Inline += uint64(len(v.Bytes))
 }
