@@ -42,14 +42,15 @@ type Sources struct {
 
 // Config is a merged configuration. It is immutable.
 type Config struct {
-	k    *koanf.Koanf
-	user *koanf.Koanf // only what somebody set: file, environment, -s, flags
+	k         *koanf.Koanf
+	user      *koanf.Koanf // only what somebody set: file, environment, -s, flags
+	addresses []string     // of this machine
 }
 
 // Load merges the sources. An error is a *yr.Error whose text says which source
 // is wrong, where, and how it would be right.
 func Load(s Sources) (*Config, error) {
-	c := &Config{k: koanf.New(delimiter), user: koanf.New(delimiter)}
+	c := &Config{k: koanf.New(delimiter), user: koanf.New(delimiter), addresses: s.Host.Addresses}
 	builtin, err := parse(Defaults)
 	if err != nil {
 		return nil, fmt.Errorf("built-in configuration: %w", err)
@@ -100,7 +101,7 @@ func (c *Config) Save(path string) error {
 
 // With returns a copy in which the key has that value.
 func (c *Config) With(value any, key ...string) *Config {
-	d := &Config{k: c.k.Copy(), user: c.user}
+	d := &Config{k: c.k.Copy(), user: c.user, addresses: c.addresses}
 	_ = d.k.Set(strings.Join(key, delimiter), value)
 	return d
 }
@@ -132,7 +133,7 @@ func (c *Config) fillDependent() {
 // fromEnvironment is the layer of the environment variables that openYuanrong documents.
 func fromEnvironment(getenv func(string) string) map[string]any {
 	values := map[string]any{}
-	for key, name := range map[string]string{"node_id": "YR_NODE_ID", "host_ip": "YR_IP_ADDRESS"} {
+	for key, name := range map[string]string{"node_id": "YR_NODE_ID", "host_ip": "YR_IP_ADDRESS", "token": "YR_TOKEN"} {
 		if v := getenv(name); v != "" {
 			values[key] = v
 		}

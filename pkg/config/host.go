@@ -14,11 +14,12 @@ import (
 
 // Host is what can be found out about this machine.
 type Host struct {
-	Name     string // host name
-	PID      int    // makes the default node_id unique
-	IP       string
-	CPUs     int
-	MemoryMB int64 // what this process may use: the cgroup's limit, else the machine's memory
+	Name      string // host name
+	PID       int    // makes the default node_id unique
+	IP        string
+	Addresses []string // all that this machine has
+	CPUs      int
+	MemoryMB  int64 // what this process may use: the cgroup's limit, else the machine's memory
 }
 
 // Detect looks at this machine.
@@ -27,7 +28,10 @@ func Detect() Host {
 	if err != nil || name == "" {
 		name = "node"
 	}
-	return Host{Name: name, PID: os.Getpid(), IP: outboundIP(), CPUs: runtime.NumCPU(), MemoryMB: memoryMB("/")}
+	return Host{
+		Name: name, PID: os.Getpid(), IP: outboundIP(), Addresses: interfaceIPs(),
+		CPUs: runtime.NumCPU(), MemoryMB: memoryMB("/"),
+	}
 }
 
 // tree is the layer of found-out values; an unknown one is absent.
@@ -48,23 +52,45 @@ func (h Host) tree() map[string]any {
 	return map[string]any{"values": values}
 }
 
-// outboundIP is the source address of a packet to the outside. Connecting a
-// datagram socket sends nothing; without a route the first address that is not
-// loopback is taken.
+// outboundIP is the source address of a packet to the outside; without a route,
+// the first address that is not loopback.
 func outboundIP() string {
-	if c, err := net.Dial("udp4", "8.8.8.8:80"); err == nil {
-		defer func() { _ = c.Close() }()
-		if a, ok := c.LocalAddr().(*net.UDPAddr); ok && !a.IP.IsUnspecified() {
-			return a.IP.String()
-		}
+	if ip, err := RouteTo("8.8.8.8:80"); err == nil {
+		return ip
 	}
-	addresses, _ := net.InterfaceAddrs()
-	for _, a := range addresses {
-		if n, ok := a.(*net.IPNet); ok && !n.IP.IsLoopback() && n.IP.To4() != nil {
-			return n.IP.String()
+	for _, text := range interfaceIPs() {
+		if ip := net.ParseIP(text); !ip.IsLoopback() && ip.To4() != nil {
+			return text
 		}
 	}
 	return "127.0.0.1"
+}
+
+// RouteTo is the address of this machine from which a packet to host:port would
+// leave, and so the one at which that host can most likely reach it. Connecting a
+// datagram socket sends nothing.
+func RouteTo(address string) (string, error) {
+	c, err := net.Dial("udp", address)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = c.Close() }()
+	a, ok := c.LocalAddr().(*net.UDPAddr)
+	if !ok || a.IP.IsUnspecified() {
+		return "", fmt.Errorf("no address of this machine leads to %s", address)
+	}
+	return a.IP.String(), nil
+}
+
+func interfaceIPs() []string {
+	addresses, _ := net.InterfaceAddrs()
+	var ips []string
+	for _, a := range addresses {
+		if n, ok := a.(*net.IPNet); ok {
+			ips = append(ips, n.IP.String())
+		}
+	}
+	return ips
 }
 
 // memoryMB is the smallest memory limit that holds for this process, in MB:

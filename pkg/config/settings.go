@@ -15,6 +15,7 @@ type Settings struct {
 	NodeID        yr.Node
 	NodeIDChosen  bool   // by configuration, not by default
 	HostIP        string // other machines reach this node here
+	HostIPChosen  bool   // by configuration, not found out
 	LocalIP       string // processes on this machine do
 	DataDir       string
 	Token         string // empty: the one in DataDir
@@ -28,6 +29,13 @@ type Settings struct {
 	Ports         Ports
 	Fsync         bool   // etcd waits for the disk
 	TablePrefix   string // before every key in etcd
+
+	Join        []string // masters' host:port, of the cluster that an agent joins
+	Masters     []Master // of a master that is one of several; nil: the only one
+	MasterIndex int      // which of them this node is
+
+	TLS     TLS // between nodes, and for HTTP over TCP
+	EtcdTLS TLS // between the masters' etcd members; not enabled: made from the token
 
 	Grace time.Duration // for shutdown hooks
 
@@ -75,6 +83,7 @@ func (c *Config) Settings() (Settings, error) {
 		NodeID:       yr.Node(r.text("values", "node_id")),
 		NodeIDChosen: c.SetByUser("values", "node_id"),
 		HostIP:       r.text("values", "host_ip"),
+		HostIPChosen: c.SetByUser("values", "host_ip"),
 		LocalIP:      r.text("values", "local_ip"),
 		DataDir:      r.text("values", "data_dir"),
 		Token:        r.text("values", "token"),
@@ -100,8 +109,8 @@ func (c *Config) Settings() (Settings, error) {
 			DSWorker: r.port("values", "ds_worker", "port"),
 			Agent:    r.port("values", "function_agent", "port"),
 			Frontend: r.port("values", "frontend", "port"),
-			Etcd:     Port{Number: 32379},
-			EtcdPeer: Port{Number: 32380},
+			Etcd:     Port{Number: defaultEtcdPort},
+			EtcdPeer: Port{Number: defaultPeerPort},
 		},
 	}
 	if s.Grace == 0 {
@@ -118,7 +127,8 @@ func (c *Config) Settings() (Settings, error) {
 	}
 	s.WorkerEnv = r.workerEnv()
 	s.Missing = r.missing()
-	r.refuse()
+	s.TLS = r.tls(r.truth("values", "fs", "tls", "enable"), "values", "fs", "tls")
+	s.EtcdTLS = r.tls(strings.EqualFold(r.text("values", "etcd", "auth_type"), "TLS"), "values", "etcd", "auth")
 	s.Labels = r.labels()
 	s.Label()
 	return s, r.err
@@ -251,18 +261,6 @@ func (r *reader) missing() []string {
 		}
 	}
 	return names
-}
-
-// refuse fails on what must not be ignored silently: somebody relies on it.
-func (r *reader) refuse() {
-	if r.truth("values", "fs", "tls", "enable") {
-		r.fail(yr.E("configuration", yr.ParamInvalid,
-			"values.fs.tls.enable is set, but this version serves no TLS; unset it, and keep the node's ports inside a network that you trust"))
-	}
-	if r.truth("values", "etcd", "enable_multi_master") {
-		r.fail(yr.E("configuration", yr.ParamInvalid,
-			"values.etcd.enable_multi_master is set, but this version runs one master; unset it"))
-	}
 }
 
 // workerEnv reads function_agent.env. LD_LIBRARY_PATH and LD_PRELOAD extend what

@@ -147,6 +147,10 @@ func (d Dir) Plan() string { return filepath.Join(d.Run(), "plan.json") }
 // TemporaryData is the data directory of a temporary cluster.
 func (d Dir) TemporaryData() string { return filepath.Join(d.Path, "data") }
 
+// RestoreFile is where `yr restore` leaves a backup in a data directory that has
+// nothing else yet. The first start of a master there begins from it, and removes it.
+func RestoreFile(dataDir string) string { return filepath.Join(dataDir, "restore.backup") }
+
 // Workers is the directory of the files that describe live workers.
 func (d Dir) Workers() string { return filepath.Join(d.Run(), "workers") }
 

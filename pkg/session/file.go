@@ -3,7 +3,6 @@ package session
 import (
 	"encoding/json"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -205,60 +204,6 @@ func ReadPlan(path string) (*Plan, error) {
 	}
 	p := &Plan{}
 	return p, json.Unmarshal(text, p)
-}
-
-// Info is the master info line: what an SDK or a joining node needs to know.
-type Info struct {
-	LocalIP, MasterIP string
-	Ports             config.Ports
-	Frontend          bool
-}
-
-// Line is the one line of yr_current_master_info, its newline included. Keys and
-// their order are openYuanrong's.
-func (i Info) Line() string {
-	pairs := []struct {
-		key   string
-		value any
-	}{
-		{"local_ip", i.LocalIP},
-		{"master_ip", i.MasterIP},
-		{"etcd_ip", i.MasterIP},
-		{"etcd_port", i.Ports.Etcd.Number},
-		{"etcd_peer_port", i.Ports.EtcdPeer.Number},
-		{"global_scheduler_port", i.Ports.Master.Number},
-		{"ds_master_port", i.Ports.DSMaster.Number},
-		{"bus-proxy", i.Ports.Proxy.Number},
-		{"bus", i.Ports.Bus.Number},
-		{"ds-worker", i.Ports.DSWorker.Number},
-	}
-	var b strings.Builder
-	for _, p := range pairs {
-		fmt.Fprintf(&b, "%s:%v,", p.key, p.value)
-	}
-	if i.Frontend {
-		fmt.Fprintf(&b, "frontend_port:%d,", i.Ports.Frontend.Number)
-	}
-	return b.String() + "\n"
-}
-
-// ForJoin is the same knowledge as session.json has it.
-func (i Info) ForJoin() map[string]string {
-	return map[string]string{
-		"function_master.ip":       i.MasterIP,
-		"function_master.port":     strconv.Itoa(i.Ports.Master.Number),
-		"etcd.ip":                  i.MasterIP,
-		"etcd.port":                strconv.Itoa(i.Ports.Etcd.Number),
-		"etcd.peer_port":           strconv.Itoa(i.Ports.EtcdPeer.Number),
-		"etcd.addresses":           fmt.Sprintf("%s:%d", i.MasterIP, i.Ports.Etcd.Number),
-		"ds_master.ip":             i.MasterIP,
-		"ds_master.port":           strconv.Itoa(i.Ports.DSMaster.Number),
-		"function_proxy.port":      strconv.Itoa(i.Ports.Proxy.Number),
-		"function_proxy.grpc_port": strconv.Itoa(i.Ports.Bus.Number),
-		"ds_worker.port":           strconv.Itoa(i.Ports.DSWorker.Number),
-		"agent.ip":                 i.LocalIP,
-		"frontend.port":            strconv.Itoa(i.Ports.Frontend.Number),
-	}
 }
 
 func ownerOf(st os.FileInfo) int {

@@ -101,6 +101,41 @@ func TestInfoLine(t *testing.T) {
 	require.Equal(t, line+"frontend_port:8,\n", i.Line())
 }
 
+func TestInfoOfSeveralMasters(t *testing.T) {
+	masters := []config.Master{{IP: "10.0.0.1", Port: 5, EtcdPort: 7}, {IP: "10.0.0.2", Port: 6, EtcdPort: 8}}
+	i := InfoOf(&Plan{Master: true, Settings: config.Settings{
+		HostIP: "10.0.0.2", LocalIP: "10.0.0.2", Masters: masters, Ports: config.Ports{Master: config.Port{Number: 6}},
+	}})
+	require.Contains(t, i.Line(), ",etcd_addr_list:10.0.0.1;10.0.0.2,\n")
+	require.Equal(t, "10.0.0.1:7,10.0.0.2:8", i.ForJoin()["etcd.addresses"])
+	require.Equal(t, "10.0.0.1:5,10.0.0.2:6", i.ForJoin()["masters"])
+	require.Equal(t, "10.0.0.2", i.ForJoin()["function_master.ip"])
+
+	join, err := ParseLine(i.Line())
+	require.NoError(t, err)
+	require.Equal(t, []string{"10.0.0.2:6", "10.0.0.1:6"}, join, "the one that wrote it first")
+}
+
+func TestInfoOfANodeThatJoined(t *testing.T) {
+	i := InfoOf(&Plan{Settings: config.Settings{
+		HostIP: "10.0.0.9", LocalIP: "10.0.0.9", Join: []string{"10.0.0.1:5"}, Ports: config.Ports{Bus: config.Port{Number: 3}},
+	}})
+	require.Equal(t, "10.0.0.1", i.ForJoin()["function_master.ip"])
+	require.Equal(t, "5", i.ForJoin()["function_master.port"])
+	require.Equal(t, "10.0.0.9", i.ForJoin()["agent.ip"])
+	require.Equal(t, "3", i.ForJoin()["function_proxy.grpc_port"], "its own bus")
+	join, err := ParseLine(i.Line())
+	require.NoError(t, err)
+	require.Equal(t, []string{"10.0.0.1:5"}, join)
+}
+
+func TestLinesThatAreNone(t *testing.T) {
+	for _, line := range []string{"", "local_ip:1.1.1.1,", "master_ip:1.1.1.1,", "master_ip:1.1.1.1,global_scheduler_port:x,", "master_ip:,global_scheduler_port:1,"} {
+		_, err := ParseLine(line)
+		require.Equal(t, yr.ParamInvalid, yr.CodeOf(err), line)
+	}
+}
+
 func TestAFileTellsWhetherItsDaemonLives(t *testing.T) {
 	d, err := Create(t.TempDir(), "", time.Now())
 	require.NoError(t, err)
