@@ -8,9 +8,13 @@ import "time"
 // NodeView shows a machine.
 type NodeView struct {
 	ID        Node               `json:"id"`
-	Address   string             `json:"address"`
+	Tag       string             `json:"tag,omitempty"` // first characters of every ID that is born there
+	Address   string             `json:"address"`       // host:port for other nodes and for HTTP
+	Version   string             `json:"version,omitempty"`
 	Master    bool               `json:"master"`
-	State     string             `json:"state"` // "ready", "cordoned", "lost"
+	Leader    bool               `json:"leader,omitempty"` // of the masters
+	State     string             `json:"state"`            // "ready", "cordoned", "lost"
+	Reason    string             `json:"reason,omitempty"` // of a state other than ready
 	Capacity  map[string]float64 `json:"capacity"`
 	Available map[string]float64 `json:"available"`
 	Labels    map[string]string  `json:"labels,omitempty"`
@@ -67,6 +71,7 @@ type CallView struct {
 type ObjectView struct {
 	ID       ID     `json:"id"`
 	Job      Job    `json:"job"`
+	Node     Node   `json:"node,omitempty"`
 	State    string `json:"state"` // "pending", "ready", "failed"
 	Where    string `json:"where"` // "inline", "shm"
 	Size     uint64 `json:"size"`
@@ -78,7 +83,8 @@ type ObjectView struct {
 // Explanation answers `yr why`.
 type Explanation struct {
 	ID     string   `json:"id"`
-	Kind   string   `json:"kind"` // "call", "instance", "object", "node"
+	Kind   string   `json:"kind"`           // "call", "instance", "object", "node"
+	Node   Node     `json:"node,omitempty"` // whose answer this is
 	State  string   `json:"state"`
 	Reason string   `json:"reason"`
 	Trail  []string `json:"trail,omitempty"`  // what it waits for, and what that waits for
