@@ -1,7 +1,9 @@
 package store
 
 import (
+	"errors"
 	"fmt"
+	"maps"
 	"slices"
 )
 
@@ -51,30 +53,34 @@ func (s *Store) checkSegment(g *segment) error {
 	switch {
 	case g.lessee != nil && (g.lessee != g.writer || g.adopted || g.charge != g.size):
 		return fmt.Errorf("leased, with another writer, unclaimed or punched (charge %d)", g.charge)
-	case g.writer != nil && s.holders[g.writer.id] != g.writer:
+	case g.writer != nil && g.writer != s.own && s.holders[g.writer.id] != g.writer:
 		return fmt.Errorf("its writer %s is gone", g.writer.id)
 	case free != (g.lessee == nil && !g.adopted && !g.punching && g.live == 0):
 		return fmt.Errorf("in the free list: %v, leased %v, adopted %v, live %d", free, g.lessee != nil, g.adopted, g.live)
 	case free && g.charge != g.size:
 		return fmt.Errorf("free and not whole: charge %d", g.charge)
+	case len(g.reserved) > 0 && g.lessee != s.own:
+		return fmt.Errorf("%d blobs are being written, by nobody", len(g.reserved))
+	case g.lessee == s.own && g.live == 0 && len(g.reserved) == 0:
+		return errors.New("the daemon's, and nothing is in it")
 	}
 	return g.checkBlobs()
 }
 
 func (g *segment) checkBlobs() error {
-	offsets := make([]uint64, 0, len(g.lengths))
-	for offset := range g.lengths {
-		offsets = append(offsets, offset)
+	lengths := maps.Clone(g.lengths)
+	maps.Copy(lengths, g.reserved)
+	if len(lengths) != len(g.lengths)+len(g.reserved) {
+		return errors.New("a blob is both live and reserved")
 	}
-	slices.Sort(offsets)
 	var end, live, granules uint64
-	for _, offset := range offsets {
-		length := g.lengths[offset]
+	for _, offset := range slices.Sorted(maps.Keys(lengths)) {
+		length := lengths[offset]
 		if offset%Granule != 0 || length == 0 || offset+length > g.size || offset < end {
 			return fmt.Errorf("blob at %d of %d bytes lies badly", offset, length)
 		}
 		end = roundUp(offset+length, Granule)
-		live += length
+		live += g.lengths[offset]
 		granules += (end - offset) / Granule
 		if !g.taken.all(offset/Granule, end/Granule) {
 			return fmt.Errorf("blob at %d of %d bytes is not marked", offset, length)
@@ -90,7 +96,9 @@ func (g *segment) checkBlobs() error {
 }
 
 func (s *Store) checkHolders() error {
-	for id, h := range s.holders {
+	holders := maps.Clone(s.holders)
+	holders[s.own.id] = s.own
+	for id, h := range holders {
 		var leased uint64
 		for g := range h.segments {
 			if g.writer != h || s.segments[g.number] != g {

@@ -105,6 +105,7 @@ func (s *Store) destroy(g *segment) {
 	if err := punch(g.file, 0, g.size); err != nil {
 		s.opt.Log.Warn().Err(err).Str("segment", g.name()).Msg("pages not given back")
 	}
+	g.unmap()
 	_ = g.file.Close()
 }
 

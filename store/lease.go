@@ -44,7 +44,7 @@ func (s *Store) Lease(id yr.ID, size, wish uint64) (Lease, error) {
 	}
 	s.forget(h)
 	signal(s.short)
-	return Lease{}, s.full(size)
+	return Lease{}, s.full("lease "+bytes(size)+" of shared memory", size)
 }
 
 // wants are the sizes to try, from welcome to just enough.
@@ -110,7 +110,7 @@ func (s *Store) reuse(i int) *segment {
 	if g.generation == 0 {
 		g.generation = 1
 	}
-	g.taken, g.lengths = nil, nil
+	g.taken, g.lengths, g.reserved = nil, nil, nil
 	s.keep(g)
 	s.drop(old)
 	return g
@@ -344,9 +344,8 @@ func (s *Store) warn() {
 	}
 }
 
-// full is the error of a lease that found no room.
-func (s *Store) full(size uint64) error {
-	op := "lease " + bytes(size) + " of shared memory"
+// full is the error of who found no room.
+func (s *Store) full(op string, size uint64) error {
 	bound := ""
 	if s.ceiling < s.opt.Capacity {
 		bound = fmt.Sprintf(" (of %s configured; the memory limit of this machine or container leaves no more)", bytes(s.opt.Capacity))

@@ -34,6 +34,13 @@ type segment struct {
 	live     uint64            // their bytes
 	freed    bool              // a blob went since the last punch
 	punching bool              // the janitor works on it outside the lock
+
+	// For blobs that the daemon writes, see reserve.go.
+	reserved map[uint64]uint64 // not live yet: offset -> length
+	bump     uint64            // nothing was reserved behind it since the segment was empty
+	loose    uint64            // no gap is larger
+	mapped   []byte            // the segment, writable; nil: not mapped
+	faulted  uint64            // bytes from the start whose pages are in the page tables
 }
 
 // holder is a session as far as leases go.
@@ -66,16 +73,22 @@ func parseName(name string) (number, generation uint32, size uint64, err error) 
 
 // add makes the blob live; the caller has checked bounds and alignment.
 func (g *segment) add(p yr.Place) bool {
-	if g.taken == nil {
-		g.taken = newOccupancy(g.size)
-		g.lengths = make(map[uint64]uint64)
-	}
+	g.open()
 	if !g.taken.take(p.Offset, p.Length) {
 		return false
 	}
 	g.lengths[p.Offset] = p.Length
 	g.live += p.Length
 	return true
+}
+
+// open makes what keeps the books, when the first blob comes.
+func (g *segment) open() {
+	if g.taken == nil {
+		g.taken = newOccupancy(g.size)
+		g.lengths = make(map[uint64]uint64)
+		g.reserved = make(map[uint64]uint64)
+	}
 }
 
 // remove is the inverse of add; it reports whether exactly p was live.

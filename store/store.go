@@ -65,6 +65,8 @@ type Store struct {
 	mu        sync.Mutex
 	segments  map[uint32]*segment
 	holders   map[yr.ID]*holder
+	own       *holder    // the daemon itself, not in holders
+	slabs     []*segment // of own: those for many blobs
 	free      []*segment // oldest first; whole, unleased, nothing live
 	doomed    []*segment // no longer in segments; charged until the janitor gave their pages back
 	last      uint32     // the last segment number given
@@ -111,6 +113,7 @@ func New(opt Options) *Store {
 		opt:      opt,
 		segments: make(map[uint32]*segment),
 		holders:  make(map[yr.ID]*holder),
+		own:      &holder{id: yr.NewID(), segments: make(map[*segment]struct{})},
 		ceiling:  opt.Capacity,
 		epoch:    1 + rand.Uint32()>>1, //nolint:gosec // not a secret; above 0, with room to count up
 		kick:     make(chan struct{}, 1),
@@ -140,12 +143,16 @@ func (s *Store) Close(context.Context) error {
 	defer s.mu.Unlock()
 	s.closed = true
 	for _, g := range s.segments {
+		if len(g.reserved) == 0 { // else somebody may be writing
+			g.unmap()
+		}
 		_ = g.file.Close()
 	}
 	for _, g := range s.doomed {
+		g.unmap()
 		_ = g.file.Close()
 	}
-	s.segments, s.free, s.doomed, s.holders = nil, nil, nil, nil
+	s.segments, s.free, s.doomed, s.holders, s.slabs = nil, nil, nil, nil, nil
 	return nil
 }
 
@@ -182,8 +189,8 @@ func (s *Store) Announce(p yr.Place) error {
 	if g.has(p) {
 		return nil
 	}
-	if g.lessee == nil && !g.adopted {
-		return gone(p) // its pages may have been given back
+	if g.lessee == nil && !g.adopted || g.lessee == s.own {
+		return gone(p) // its pages may have been given back, or are the daemon's
 	}
 	return s.publish(g, p)
 }
@@ -214,7 +221,11 @@ func (s *Store) Free(p yr.Place) (lessee yr.ID, ok bool) {
 	}
 	s.live -= p.Length
 	s.objects--
-	if g.lessee != nil {
+	switch {
+	case g.lessee == s.own:
+		s.vacate(g)
+		return yr.ID{}, false
+	case g.lessee != nil:
 		return g.lessee.id, true
 	}
 	g.freed = true
