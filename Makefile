@@ -62,9 +62,10 @@ fuzz: setup ## every Go fuzz target for FUZZTIME (20s) each
 	@scripts/fuzz.sh $(FUZZTIME)
 
 .PHONY: generate
-generate: ## pkg/wire/wirepb from control.proto
+generate: ## the Go code of every .proto file
 	@scripts/setup.sh generate
 	protoc --go_out=. --go_opt=module=yr pkg/wire/control.proto
+	protoc --go_out=. --go_opt=module=yr --go-grpc_out=. --go-grpc_opt=module=yr master/master.proto
 
 .PHONY: clean
 clean: ## remove everything that was built, .venv too

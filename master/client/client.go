@@ -1,0 +1,217 @@
+// Package client is a node's side of the leader's service: it registers the node,
+// reports what is free, and asks where others are and where work fits.
+//
+// Every node uses it, the leader's own too. It finds the leader through any master
+// and follows it when it changes; nobody who asks notices more than a delay.
+//
+//	c := client.New(client.Options{Masters: []string{"10.0.0.1:22770"}, ...})
+//	err := c.Open(ctx) // registered: c.Tag(), c.Incarnation()
+package client
+
+import (
+	"context"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"yr/pkg/yr"
+	"yr/scheduler"
+)
+
+// Machine is what a node says about itself when it registers.
+type Machine struct {
+	ID       yr.Node
+	Identity string // of the data directory: a restarted daemon takes its own place over, another is refused
+	Tag      string // the one kept in the data directory, "" for a new node
+	Address  string // host:port where other nodes reach this one
+	Version  string // of yr, "major.minor.patch"
+	Master   bool
+	Capacity yr.Resources // cards as "GPU/<model>/count"
+	Labels   map[string][]string
+	Started  time.Time // only shown
+}
+
+// Load is what a node says about itself each second.
+type Load struct {
+	Available yr.Resources
+	Devices   []scheduler.Device // all cards, in the order that says which are neighbours
+	Workers   int
+	Pending   int // calls that wait for room
+	Store     yr.StoreView
+
+	// Taken are requests that the leader placed here since the last report and that
+	// Available accounts for. Without it the leader holds their room back for
+	// two seconds; with it no longer than needed. At most 4096.
+	Taken []yr.ID
+
+	// Empty: nothing of a user runs or lives here. A draining node is done when it says so.
+	Empty bool
+}
+
+// Neighbour is another node, or this one, as the leader last described it. Its
+// maps are shared: read only.
+type Neighbour struct {
+	ID          yr.Node
+	Tag         string // what the IDs made there begin with
+	Address     string
+	Incarnation uint64
+	Capacity    yr.Resources
+	Available   yr.Resources // when the leader answered; old at once
+	Labels      map[string][]string
+	Cordoned    bool
+	Master      bool
+}
+
+// Drain is what a node that is being emptied is asked to do. The zero value means
+// that it is not, or not any more.
+type Drain struct {
+	Draining bool
+	Until    time.Time // when what still runs is to be ended; by this node's clock
+	Leave    bool      // leave the cluster once Load.Empty is reported
+}
+
+// Options say who this node is and who wants to know what. The functions run one
+// after the other on a goroutine of the client, never while a method of it holds
+// a lock: they may use the client, but not Close it. All but Report may be nil.
+type Options struct {
+	Masters []string // addresses to begin with; the leader tells the rest
+	Dial    func(ctx context.Context, address string) (net.Conn, error)
+
+	Machine Machine
+	Load    func() Load // called for each report; must not block
+
+	// OnLost: no report was acknowledged for LostAfter, or this incarnation was
+	// declared dead. What must not run twice in the cluster is stopped before OnLost
+	// returns; the node does not register again earlier.
+	OnLost func(cause error)
+	// OnRejoined: the leader has not declared this incarnation dead; everything goes on.
+	OnRejoined func(incarnation uint64)
+	// OnJoined: this node was declared dead and has registered anew. Not called for Open.
+	OnJoined func(incarnation uint64)
+	// OnDeath: an incarnation of another node is gone for good, told once.
+	OnDeath func(node yr.Node, incarnation uint64)
+	// OnDrain: what is asked of this node has changed.
+	OnDrain func(Drain)
+
+	Log zerolog.Logger
+}
+
+// How the client keeps time. The leader declares a node dead after Silence; the node
+// gives itself up LostAfter it asked for the last time with success, so it has the
+// rest to stop what may be recreated elsewhere.
+const (
+	ReportEvery = time.Second
+	Silence     = 5 * time.Second
+	LostAfter   = 4 * time.Second
+
+	// reportSpacing bounds the reports that Kick causes to 20 a second.
+	reportSpacing = 50 * time.Millisecond
+	// openPatience is how long Open looks for a leader if its context allows.
+	openPatience = 10 * time.Second
+	// askPatience bounds a question whose context has no deadline.
+	askPatience = 10 * time.Second
+)
+
+// Client is one node's membership and its questions. The methods are safe for
+// concurrent use after Open.
+type Client struct {
+	options Options
+	leaders *leaders
+	events  *events
+	kick    chan struct{} // capacity 1
+
+	stop context.CancelFunc // set by Open
+	wg   sync.WaitGroup
+
+	mu          sync.Mutex // protects what follows
+	tag         string
+	incarnation uint64
+	joined      bool // not lost, as far as this node knows
+	drain       Drain
+	view        view
+}
+
+// New makes a closed Client.
+func New(o Options) *Client {
+	return &Client{
+		options: o,
+		leaders: newLeaders(o.Masters, o.Dial, o.Log),
+		events:  newEvents(),
+		kick:    make(chan struct{}, 1),
+		tag:     o.Machine.Tag,
+		view:    newView(),
+	}
+}
+
+// Open registers this node and begins to report. It tries every master for ten
+// seconds or until ctx ends. What waiting cannot cure fails at once: another live
+// daemon has this node's id (AlreadyRunning), the versions are too far apart
+// (VersionMismatch), the token is wrong (Unauthorized). If no master answers the
+// code is InitConnection and the text names those that were tried.
+func (c *Client) Open(ctx context.Context) error {
+	life, stop := context.WithCancel(context.Background())
+	c.leaders.open(life)
+	if err := c.join(ctx); err != nil {
+		stop()
+		c.leaders.close()
+		return err
+	}
+	c.stop = stop
+	c.wg.Go(func() { c.events.run(life) })
+	c.wg.Go(func() { c.run(life) })
+	return nil
+}
+
+// Close stops reporting without a word: the leader will notice, unless Leave was
+// called before. Closing twice, or a Client that was never open, does nothing.
+func (c *Client) Close(context.Context) error {
+	if c.stop == nil {
+		return nil
+	}
+	c.stop()
+	c.wg.Wait()
+	c.leaders.close()
+	c.stop = nil
+	return nil
+}
+
+// Kick says that what Load returns has changed; a report follows soon, at most 20
+// a second. It never blocks.
+func (c *Client) Kick() {
+	select {
+	case c.kick <- struct{}{}:
+	default: // one is due already
+	}
+}
+
+// Tag is what the IDs made on this node begin with. It is to be kept in the data
+// directory and given as Machine.Tag after a restart.
+func (c *Client) Tag() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.tag
+}
+
+// Incarnation is the number of this node's present life in the cluster.
+func (c *Client) Incarnation() uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.incarnation
+}
+
+// Joined reports whether this node holds its place as far as it knows: false
+// between OnLost and OnRejoined or OnJoined.
+func (c *Client) Joined() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.joined
+}
+
+// Draining is what is asked of this node now.
+func (c *Client) Draining() Drain {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.drain
+}

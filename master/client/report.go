@@ -1,0 +1,276 @@
+package client
+
+// Joining, reporting, being lost and coming back. One goroutine does all of it
+// after Open; the time of an acknowledgement is when the report was *asked*.
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"yr/master/internal/codec"
+	"yr/master/masterpb"
+	"yr/pkg/yr"
+)
+
+// errFenced says that this incarnation was declared dead.
+var errFenced = yr.E("report", yr.Communication, "the leader has declared this node dead; it must register again")
+
+// join registers the node, for Open.
+func (c *Client) join(ctx context.Context) error {
+	try, cancel := context.WithTimeout(ctx, openPatience)
+	defer cancel()
+	refused := make(chan error, 1)
+	go func() { // a wrong token shows only in how connections fail
+		defer close(refused)
+		for pause(try, searchEvery) {
+			if err := c.leaders.hopeless(); err != nil {
+				refused <- err
+				cancel()
+				return
+			}
+		}
+	}()
+	_, err := c.register(try)
+	cancel()
+	if hopeless := <-refused; err != nil && hopeless != nil {
+		return yr.Wrap("join", yr.CodeOf(hopeless), hopeless)
+	}
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		return yr.Wrap("join", yr.Interrupted, err)
+	case yr.CodeOf(err) == yr.Interrupted || yr.CodeOf(err) == yr.Communication:
+		return yr.E("join", yr.InitConnection,
+			"no master could be joined: %s; check that a master runs there, that its port is open, and that both are of the same cluster", c.leaders.state())
+	}
+	return err
+}
+
+// register gets a new incarnation; when it was asked for counts as the first report.
+func (c *Client) register(ctx context.Context) (asked time.Time, err error) {
+	var answer *masterpb.RegisterResponse
+	err = c.leaders.ask(ctx, func(ctx context.Context, leader masterpb.MasterClient) (err error) {
+		machine := c.options.Machine
+		machine.Tag = c.Tag()
+		asked = time.Now()
+		answer, err = leader.Register(ctx, &masterpb.RegisterRequest{
+			Epoch: c.leaders.seen(), Machine: encodeMachine(machine), Load: encodeLoad(c.options.Load()),
+		})
+		return err
+	})
+	if err != nil {
+		return asked, err
+	}
+	if err := c.leaders.acknowledge(answer.GetFirst().GetEpoch()); err != nil {
+		return asked, err
+	}
+	c.mu.Lock()
+	c.tag, c.incarnation, c.joined = answer.GetTag(), answer.GetIncarnation(), true
+	c.mu.Unlock()
+	c.absorb(answer.GetFirst())
+	return asked, nil
+}
+
+// report tells the leader how this node is; the time is of the attempt that was
+// answered. errFenced if the leader knows this incarnation no more.
+func (c *Client) report(ctx context.Context) (asked time.Time, err error) {
+	var answer *masterpb.ReportResponse
+	err = c.leaders.ask(ctx, func(ctx context.Context, leader masterpb.MasterClient) (err error) {
+		load := encodeLoad(c.options.Load())
+		request := &masterpb.ReportRequest{Node: string(c.options.Machine.ID), Epoch: c.leaders.seen(), Load: load}
+		c.mu.Lock()
+		request.Incarnation = c.incarnation
+		if c.view.epoch == request.Epoch {
+			request.Deaths = c.view.deaths
+		}
+		c.mu.Unlock()
+		asked = time.Now()
+		answer, err = leader.Report(ctx, request)
+		return err
+	})
+	if err != nil {
+		return asked, err
+	}
+	if err := c.leaders.acknowledge(answer.GetEpoch()); err != nil {
+		return asked, err
+	}
+	if answer.GetFenced() {
+		return asked, errFenced
+	}
+	c.absorb(answer)
+	return asked, nil
+}
+
+// absorb takes in what a report's answer says about the cluster.
+func (c *Client) absorb(answer *masterpb.ReportResponse) {
+	if answer.GetSampled() {
+		c.leaders.learn(answer.GetMasters())
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	v := &c.view
+	dead := answer.GetDead()
+	if answer.GetAll() {
+		dead = append(dead, v.missing(answer.GetLive())...)
+	}
+	for _, d := range dead {
+		node, incarnation := yr.Node(d.GetNode()), d.GetIncarnation()
+		if node == c.options.Machine.ID || !v.bury(node, incarnation) {
+			continue
+		}
+		if f := c.options.OnDeath; f != nil {
+			c.events.add(func() { f(node, incarnation) })
+		}
+	}
+	v.epoch, v.deaths = answer.GetEpoch(), answer.GetDeaths()
+	if answer.GetSampled() {
+		v.sample = make([]Neighbour, 0, len(answer.GetSample()))
+		for _, raw := range answer.GetSample() {
+			n, err := neighbour(raw)
+			if err != nil {
+				c.options.Log.Warn().Err(err).Msg("a neighbour is left out")
+				continue
+			}
+			if v.meet(n) {
+				v.sample = append(v.sample, n)
+			}
+		}
+	}
+	c.drained(answer.GetDraining())
+}
+
+// drained takes in what is asked of this node; mu is held.
+func (c *Client) drained(m *masterpb.Draining) {
+	var d Drain
+	if m != nil {
+		left := time.Duration(m.GetLeftMs()) * time.Millisecond
+		d = Drain{Draining: true, Until: time.Now().Add(left), Leave: m.GetLeave()}
+		// The end moves with every answer's delay; what was said first stands.
+		if c.drain.Draining && c.drain.Until.Before(d.Until) && d.Until.Sub(c.drain.Until) < time.Second {
+			d.Until = c.drain.Until
+		}
+	}
+	if d == c.drain {
+		return
+	}
+	announced := d.Draining != c.drain.Draining || d.Leave != c.drain.Leave || d.Until.Sub(c.drain.Until).Abs() >= time.Second
+	c.drain = d
+	if f := c.options.OnDrain; f != nil && announced {
+		c.events.add(func() { f(d) })
+	}
+}
+
+// run reports for ever.
+func (c *Client) run(ctx context.Context) {
+	acked := time.Now()
+	for ctx.Err() == nil {
+		cause := c.hold(ctx, acked)
+		if ctx.Err() != nil {
+			return
+		}
+		c.mu.Lock()
+		c.joined = false
+		c.mu.Unlock()
+		c.options.Log.Warn().Err(cause).Msg("this node has lost its place in the cluster")
+		if f := c.options.OnLost; f != nil {
+			c.events.wait(ctx, func() { f(cause) })
+		}
+		acked = c.regain(ctx, errors.Is(cause, errFenced))
+	}
+}
+
+// hold reports until the node is lost, and says why.
+func (c *Client) hold(ctx context.Context, acked time.Time) error {
+	asked := acked
+	for c.due(ctx, asked) {
+		asked = time.Now()
+		try, cancel := context.WithDeadline(ctx, acked.Add(LostAfter))
+		at, err := c.report(try)
+		cancel()
+		switch {
+		case err == nil:
+			acked = at
+		case errors.Is(err, errFenced):
+			return err
+		case time.Since(acked) >= LostAfter:
+			return yr.E("report", yr.Communication, "no leader has acknowledged a report for %v: %v", LostAfter, err)
+		}
+	}
+	return ctx.Err()
+}
+
+// due waits for the time of the next report; false means that ctx ended.
+func (c *Client) due(ctx context.Context, asked time.Time) bool {
+	t := time.NewTimer(time.Until(asked.Add(ReportEvery)))
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-c.kick:
+		return pause(ctx, time.Until(asked.Add(reportSpacing)))
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// regain tries until this node has its place again, as the same incarnation if the
+// leader has not declared that dead.
+func (c *Client) regain(ctx context.Context, fenced bool) (acked time.Time) {
+	for {
+		try, cancel := context.WithTimeout(ctx, LostAfter)
+		var err error
+		if fenced {
+			acked, err = c.register(try)
+		} else {
+			acked, err = c.report(try)
+		}
+		cancel()
+		switch {
+		case err == nil:
+			c.regained(fenced)
+			return acked
+		case errors.Is(err, errFenced) && !fenced:
+			fenced = true
+			continue
+		}
+		c.options.Log.Debug().Err(err).Msg("this node is not back yet")
+		if !pause(ctx, ReportEvery) {
+			return acked
+		}
+	}
+}
+
+func (c *Client) regained(anew bool) {
+	c.mu.Lock()
+	c.joined = true
+	incarnation := c.incarnation
+	c.mu.Unlock()
+	f := c.options.OnRejoined
+	if anew {
+		f = c.options.OnJoined
+	}
+	c.options.Log.Info().Uint64("incarnation", incarnation).Bool("anew", anew).Msg("this node has its place in the cluster again")
+	if f != nil {
+		c.events.add(func() { f(incarnation) })
+	}
+}
+
+func encodeMachine(m Machine) *masterpb.Machine {
+	return &masterpb.Machine{
+		Id: string(m.ID), Identity: m.Identity, Tag: m.Tag, Address: m.Address, Version: m.Version, Master: m.Master,
+		Capacity: codec.Amounts(m.Capacity), Labels: codec.Labels(m.Labels), StartedUnixMs: codec.UnixMilli(m.Started),
+	}
+}
+
+func encodeLoad(l Load) *masterpb.Load {
+	m := &masterpb.Load{
+		Available: codec.Amounts(l.Available), Devices: codec.Devices(l.Devices),
+		Workers: codec.Count(l.Workers), Pending: codec.Count(l.Pending), Empty: l.Empty, Store: codec.Store(l.Store),
+	}
+	for _, id := range l.Taken {
+		m.Taken = append(m.Taken, id[:])
+	}
+	return m
+}

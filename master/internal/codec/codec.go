@@ -1,0 +1,258 @@
+// Package codec turns the words of this system into the messages that nodes and the
+// leader exchange, and back. What a peer sent is checked here and nowhere else.
+package codec
+
+import (
+	"math"
+	"slices"
+	"strings"
+	"time"
+
+	"yr/master/masterpb"
+	"yr/pkg/yr"
+	"yr/scheduler"
+)
+
+// Bounds on what a peer may say; a node that says more is refused.
+const (
+	MaxNode      = 256 // bytes of a node's name, and of its identity
+	MaxAddress   = 512
+	MaxResources = 256 // kinds of resources of a node or a request
+	MaxLabels    = 1024
+	MaxDevices   = 256
+	MaxTaken     = 4096
+	maxWord      = 512 // bytes of a resource, a label, a value
+)
+
+// Amounts encodes resources in the order of their names, so that equal resources
+// are equal bytes.
+func Amounts(r yr.Resources) []*masterpb.Amount {
+	amounts := make([]*masterpb.Amount, 0, len(r))
+	for name, milli := range r {
+		amounts = append(amounts, &masterpb.Amount{Name: name, Milli: int64(milli)})
+	}
+	slices.SortFunc(amounts, func(a, b *masterpb.Amount) int { return strings.Compare(a.Name, b.Name) })
+	return amounts
+}
+
+// Resources is the inverse of Amounts.
+func Resources(amounts []*masterpb.Amount) (yr.Resources, error) {
+	if len(amounts) > MaxResources {
+		return nil, malformed("%d kinds of resources, at most %d are allowed", len(amounts), MaxResources)
+	}
+	r := make(yr.Resources, len(amounts))
+	for _, a := range amounts {
+		if a.GetName() == "" || len(a.GetName()) > maxWord {
+			return nil, malformed("the name of a resource has 1 to %d bytes, not %d", maxWord, len(a.GetName()))
+		}
+		r[a.GetName()] = yr.Milli(a.GetMilli())
+	}
+	return r, nil
+}
+
+// Labels encodes a node's labels in the order of their keys.
+func Labels(labels map[string][]string) []*masterpb.Label {
+	list := make([]*masterpb.Label, 0, len(labels))
+	for key, values := range labels {
+		list = append(list, &masterpb.Label{Key: key, Values: values})
+	}
+	slices.SortFunc(list, func(a, b *masterpb.Label) int { return strings.Compare(a.Key, b.Key) })
+	return list
+}
+
+// LabelMap is the inverse of Labels.
+func LabelMap(list []*masterpb.Label) (map[string][]string, error) {
+	values := 0
+	labels := make(map[string][]string, len(list))
+	for _, l := range list {
+		if len(l.GetKey()) > maxWord {
+			return nil, malformed("a label's key has %d bytes, at most %d are allowed", len(l.GetKey()), maxWord)
+		}
+		for _, v := range l.GetValues() {
+			if len(v) > maxWord {
+				return nil, malformed("a label's value has %d bytes, at most %d are allowed", len(v), maxWord)
+			}
+		}
+		if values += 1 + len(l.GetValues()); values > MaxLabels {
+			return nil, malformed("more than %d labels", MaxLabels)
+		}
+		labels[l.GetKey()] = l.GetValues()
+	}
+	return labels, nil
+}
+
+// Devices encodes a node's cards in their order, which says which are neighbours.
+func Devices(devices []scheduler.Device) []*masterpb.Device {
+	list := make([]*masterpb.Device, len(devices))
+	for i, d := range devices {
+		list[i] = &masterpb.Device{
+			Type: d.Type, Model: d.Model, Id: int32(d.ID), Memory: d.Memory, Free: int64(d.Free), //nolint:gosec // a card's number is small
+		}
+	}
+	return list
+}
+
+// DeviceList is the inverse of Devices.
+func DeviceList(list []*masterpb.Device) ([]scheduler.Device, error) {
+	if len(list) > MaxDevices {
+		return nil, malformed("%d devices, at most %d are allowed", len(list), MaxDevices)
+	}
+	devices := make([]scheduler.Device, len(list))
+	for i, d := range list {
+		if len(d.GetType()) > maxWord || len(d.GetModel()) > maxWord {
+			return nil, malformed("the name of a device has more than %d bytes", maxWord)
+		}
+		devices[i] = scheduler.Device{
+			Type: d.GetType(), Model: d.GetModel(), ID: int(d.GetId()), Memory: d.GetMemory(), Free: yr.Milli(d.GetFree()),
+		}
+	}
+	return devices, nil
+}
+
+// Request encodes what is asked of the scheduler on behalf of the node local.
+func Request(local yr.Node, r scheduler.Request) *masterpb.ScheduleRequest {
+	m := &masterpb.ScheduleRequest{
+		Local: string(local), Id: r.ID[:], Need: Amounts(r.Need), Tenant: string(r.Tenant),
+		Priority: clamp(r.Priority), Relaxed: clamp(r.Relaxed),
+	}
+	for _, c := range r.Require {
+		m.Require = append(m.Require, &masterpb.Condition{Label: c.Label, Operator: uint32(c.Op), Values: c.Values}) //nolint:gosec // four operators
+	}
+	return m
+}
+
+// ScheduleRequest is the inverse of Request.
+func ScheduleRequest(m *masterpb.ScheduleRequest) (local yr.Node, r scheduler.Request, err error) {
+	if r.ID, err = id(m.GetId()); err != nil {
+		return "", r, err
+	}
+	if r.Need, err = Resources(m.GetNeed()); err != nil {
+		return "", r, err
+	}
+	if len(m.GetRequire()) > MaxLabels {
+		return "", r, malformed("%d conditions on labels, at most %d are allowed", len(m.GetRequire()), MaxLabels)
+	}
+	for _, c := range m.GetRequire() {
+		if len(c.GetValues()) > MaxLabels {
+			return "", r, malformed("a condition with %d values, at most %d are allowed", len(c.GetValues()), MaxLabels)
+		}
+		r.Require = append(r.Require, scheduler.Condition{
+			Label: c.GetLabel(), Op: scheduler.Operator(c.GetOperator()), Values: c.GetValues(),
+		})
+	}
+	r.Tenant, r.Priority, r.Relaxed = yr.Tenant(m.GetTenant()), int(m.GetPriority()), int(m.GetRelaxed())
+	return yr.Node(m.GetLocal()), r, nil
+}
+
+// Plan encodes the scheduler's answer; neighbour is the encoded node it names.
+func Plan(p scheduler.Plan, neighbour []byte) *masterpb.ScheduleResponse {
+	m := &masterpb.ScheduleResponse{
+		Verdict: uint32(p.Verdict), Neighbour: neighbour, Take: Amounts(p.Take), //nolint:gosec // three verdicts
+		Code: int32(p.Code), Reason: p.Reason,
+	}
+	for resource, cards := range p.Devices {
+		c := &masterpb.Cards{Resource: resource}
+		for _, n := range cards {
+			c.Ids = append(c.Ids, int32(n)) //nolint:gosec // a card's number is small
+		}
+		m.Cards = append(m.Cards, c)
+	}
+	return m
+}
+
+// SchedulerPlan is the inverse of Plan. The plan can be read, not applied with
+// Node.Take: which cards are given is decided again where the work runs.
+func SchedulerPlan(m *masterpb.ScheduleResponse, node yr.Node) (p scheduler.Plan, err error) {
+	if m.GetVerdict() > uint32(scheduler.Never) {
+		return p, malformed("verdict %d is unknown", m.GetVerdict())
+	}
+	p = scheduler.Plan{
+		Verdict: scheduler.Verdict(m.GetVerdict()), Node: node,
+		Code: yr.Code(m.GetCode()), Reason: m.GetReason(),
+	}
+	if p.Take, err = Resources(m.GetTake()); err != nil {
+		return p, err
+	}
+	for _, c := range m.GetCards() {
+		if p.Devices == nil {
+			p.Devices = make(map[string][]int)
+		}
+		for _, n := range c.GetIds() {
+			p.Devices[c.GetResource()] = append(p.Devices[c.GetResource()], int(n))
+		}
+	}
+	return p, nil
+}
+
+// IDs reads a bounded list of IDs.
+func IDs(list [][]byte) ([]yr.ID, error) {
+	if len(list) > MaxTaken {
+		return nil, malformed("%d IDs, at most %d are allowed", len(list), MaxTaken)
+	}
+	ids := make([]yr.ID, len(list))
+	for i, raw := range list {
+		var err error
+		if ids[i], err = id(raw); err != nil {
+			return nil, err
+		}
+	}
+	return ids, nil
+}
+
+func id(raw []byte) (yr.ID, error) {
+	if len(raw) != yr.IDLen {
+		return yr.ID{}, malformed("an ID has %d bytes, not %d", yr.IDLen, len(raw))
+	}
+	return yr.ID(raw), nil
+}
+
+// Word checks a name that must be there.
+func Word(what, s string, longest int) error {
+	if s == "" || len(s) > longest {
+		return malformed("the %s has 1 to %d bytes, not %d", what, longest, len(s))
+	}
+	return nil
+}
+
+// Store encodes a node's shared memory.
+func Store(s yr.StoreView) *masterpb.Store {
+	return &masterpb.Store{
+		Capacity: s.Capacity, Leased: s.Leased, Live: s.Live, Warm: s.Warm,
+		Segments: uint64(max(s.Segments, 0)), Objects: uint64(max(s.Objects, 0)), Inline: s.Inline,
+	}
+}
+
+// StoreView is the inverse of Store.
+func StoreView(m *masterpb.Store) yr.StoreView {
+	return yr.StoreView{
+		Capacity: m.GetCapacity(), Leased: m.GetLeased(), Live: m.GetLive(), Warm: m.GetWarm(),
+		Segments: count(m.GetSegments()), Objects: count(m.GetObjects()), Inline: m.GetInline(),
+	}
+}
+
+// Time reads a time that is only shown; zero stays the zero time.
+func Time(unixMilli int64) time.Time {
+	if unixMilli == 0 {
+		return time.Time{}
+	}
+	return time.UnixMilli(unixMilli)
+}
+
+// UnixMilli is the inverse of Time.
+func UnixMilli(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixMilli()
+}
+
+// Count encodes a number that is never negative.
+func Count(n int) uint32 { return uint32(min(max(n, 0), math.MaxUint32)) } //nolint:gosec // bounded in the same line
+
+func count(n uint64) int { return int(min(n, math.MaxInt64)) } //nolint:gosec // bounded in the same line
+
+func clamp(n int) int32 { return int32(min(max(n, math.MinInt32), math.MaxInt32)) } //nolint:gosec // bounded in the same line
+
+func malformed(format string, args ...any) error {
+	return yr.E("master", yr.ParamInvalid, format, args...)
+}
