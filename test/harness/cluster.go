@@ -13,6 +13,7 @@ import (
 
 	"yr/pkg/gateway/client"
 	"yr/pkg/session"
+	"yr/test/harness/lab"
 )
 
 // marker is a variable in the environment of everything that a test starts; the
@@ -28,6 +29,7 @@ type Cluster struct {
 	Prefix  string
 	Session *session.File // of the last Start
 	shm     []string      // of /dev/shm before
+	host    *lab.Host     // where everything of it runs; nil: in the machine's own network
 }
 
 // New prepares a cluster that is not started. When the test ends it is stopped,

@@ -113,7 +113,8 @@ func Eventually(t testing.TB, what string, done func() (bool, string)) {
 func tellHowToRerun(t testing.TB) {
 	t.Cleanup(func() {
 		if t.Failed() {
-			t.Logf("again alone: go test ./test -count=1 -v -run '^%s$'", strings.ReplaceAll(t.Name(), "/", "$/^"))
+			here, _ := os.Getwd()
+			t.Logf("again alone: go test .%s -count=1 -v -run '^%s$'", strings.TrimPrefix(here, Root()), strings.ReplaceAll(t.Name(), "/", "$/^"))
 		}
 	})
 }

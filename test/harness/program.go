@@ -82,7 +82,11 @@ func (c *Cluster) start(cmd *exec.Cmd) *Program {
 	cmd.Stdout, cmd.Stderr = &p.out, &p.err
 	cmd.WaitDelay = time.Second
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := cmd.Start(); err != nil {
+	start := cmd.Start
+	if c.host != nil {
+		start = func() error { return c.host.Start(cmd) }
+	}
+	if err := start(); err != nil {
 		c.t.Fatal(err)
 	}
 	go func() {
