@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"yr/master"
 	"yr/master/internal/codec"
 	"yr/master/masterpb"
 	"yr/pkg/yr"
@@ -34,7 +35,7 @@ func (c *Client) ask(ctx context.Context, question func(context.Context, masterp
 // is tried first. If the verdict is Placed, the node is returned too and its room
 // is held back until it reports, or for two seconds; the plan cannot be used with
 // scheduler.Node.Take.
-func (c *Client) Schedule(ctx context.Context, r scheduler.Request) (scheduler.Plan, Neighbour, error) {
+func (c *Client) Schedule(ctx context.Context, r scheduler.Request) (scheduler.Plan, master.Neighbour, error) {
 	var answer *masterpb.ScheduleResponse
 	request := codec.Request(c.options.Machine.ID, r)
 	err := c.ask(ctx, func(ctx context.Context, leader masterpb.MasterClient) (err error) {
@@ -42,11 +43,11 @@ func (c *Client) Schedule(ctx context.Context, r scheduler.Request) (scheduler.P
 		return err
 	})
 	if err != nil {
-		return scheduler.Plan{}, Neighbour{}, err
+		return scheduler.Plan{}, master.Neighbour{}, err
 	}
-	var node Neighbour
+	var node master.Neighbour
 	if len(answer.GetNeighbour()) > 0 {
-		if node, err = neighbour(answer.GetNeighbour()); err != nil {
+		if node, err = codec.NeighbourOf(answer.GetNeighbour()); err != nil {
 			return scheduler.Plan{}, node, err
 		}
 		c.mu.Lock()
@@ -59,41 +60,41 @@ func (c *Client) Schedule(ctx context.Context, r scheduler.Request) (scheduler.P
 
 // Locate finds the node with this tag: from memory if it was named before, else
 // from the leader. errors.Is(err, ErrGone) if it lives no more.
-func (c *Client) Locate(ctx context.Context, tag string) (Neighbour, error) {
+func (c *Client) Locate(ctx context.Context, tag yr.Tag) (master.Neighbour, error) {
 	if n, ok := c.Find(tag); ok {
 		return n, nil
 	}
-	return c.locate(ctx, &masterpb.LocateRequest{Tag: tag})
+	return c.locate(ctx, &masterpb.LocateRequest{Tag: tag.String()})
 }
 
 // LocateNode is Locate by the node's id.
-func (c *Client) LocateNode(ctx context.Context, id yr.Node) (Neighbour, error) {
+func (c *Client) LocateNode(ctx context.Context, id yr.Node) (master.Neighbour, error) {
 	if n, ok := c.Node(id); ok {
 		return n, nil
 	}
 	return c.locate(ctx, &masterpb.LocateRequest{Node: string(id)})
 }
 
-func (c *Client) locate(ctx context.Context, request *masterpb.LocateRequest) (Neighbour, error) {
+func (c *Client) locate(ctx context.Context, request *masterpb.LocateRequest) (master.Neighbour, error) {
 	var answer *masterpb.LocateResponse
 	err := c.ask(ctx, func(ctx context.Context, leader masterpb.MasterClient) (err error) {
 		answer, err = leader.Locate(ctx, request)
 		return err
 	})
 	if err != nil {
-		return Neighbour{}, err
+		return master.Neighbour{}, err
 	}
 	if len(answer.GetNeighbour()) == 0 {
-		return Neighbour{}, fmt.Errorf("%w: %s", ErrGone, answer.GetReason())
+		return master.Neighbour{}, fmt.Errorf("%w: %s", ErrGone, answer.GetReason())
 	}
-	n, err := neighbour(answer.GetNeighbour())
+	n, err := codec.NeighbourOf(answer.GetNeighbour())
 	if err != nil {
 		return n, err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.view.meet(n) {
-		return Neighbour{}, fmt.Errorf("%w: node %s was declared dead", ErrGone, n.ID)
+		return master.Neighbour{}, fmt.Errorf("%w: node %s was declared dead", ErrGone, n.ID)
 	}
 	return n, nil
 }
@@ -136,7 +137,8 @@ func nodeView(m *masterpb.NodeState) (yr.NodeView, error) {
 		return yr.NodeView{}, err
 	}
 	v := yr.NodeView{
-		ID: yr.Node(machine.GetId()), Address: machine.GetAddress(), Master: machine.GetMaster(), State: m.GetState(),
+		ID: yr.Node(machine.GetId()), Tag: machine.GetTag(), Address: machine.GetAddress(), Version: machine.GetVersion(),
+		Master: machine.GetMaster(), Leader: m.GetLeader(), State: m.GetState(), Reason: m.GetReason(),
 		Capacity: floats(capacity), Available: floats(available), Labels: make(map[string]string),
 		Workers: int(load.GetWorkers()), Store: codec.StoreView(load.GetStore()), Started: codec.Time(machine.GetStartedUnixMs()),
 	}

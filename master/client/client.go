@@ -16,61 +16,9 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"yr/master"
 	"yr/pkg/yr"
-	"yr/scheduler"
 )
-
-// Machine is what a node says about itself when it registers.
-type Machine struct {
-	ID       yr.Node
-	Identity string // of the data directory: a restarted daemon takes its own place over, another is refused
-	Tag      string // the one kept in the data directory, "" for a new node
-	Address  string // host:port where other nodes reach this one
-	Version  string // of yr, "major.minor.patch"
-	Master   bool
-	Capacity yr.Resources // cards as "GPU/<model>/count"
-	Labels   map[string][]string
-	Started  time.Time // only shown
-}
-
-// Load is what a node says about itself each second.
-type Load struct {
-	Available yr.Resources
-	Devices   []scheduler.Device // all cards, in the order that says which are neighbours
-	Workers   int
-	Pending   int // calls that wait for room
-	Store     yr.StoreView
-
-	// Taken are requests that the leader placed here since the last report and that
-	// Available accounts for. Without it the leader holds their room back for
-	// two seconds; with it no longer than needed. At most 4096.
-	Taken []yr.ID
-
-	// Empty: nothing of a user runs or lives here. A draining node is done when it says so.
-	Empty bool
-}
-
-// Neighbour is another node, or this one, as the leader last described it. Its
-// maps are shared: read only.
-type Neighbour struct {
-	ID          yr.Node
-	Tag         string // what the IDs made there begin with
-	Address     string
-	Incarnation uint64
-	Capacity    yr.Resources
-	Available   yr.Resources // when the leader answered; old at once
-	Labels      map[string][]string
-	Cordoned    bool
-	Master      bool
-}
-
-// Drain is what a node that is being emptied is asked to do. The zero value means
-// that it is not, or not any more.
-type Drain struct {
-	Draining bool
-	Until    time.Time // when what still runs is to be ended; by this node's clock
-	Leave    bool      // leave the cluster once Load.Empty is reported
-}
 
 // Options say who this node is and who wants to know what. The functions run one
 // after the other on a goroutine of the client, never while a method of it holds
@@ -79,10 +27,10 @@ type Options struct {
 	Masters []string // addresses to begin with; the leader tells the rest
 	Dial    func(ctx context.Context, address string) (net.Conn, error)
 
-	Machine Machine
-	Load    func() Load // called for each report; must not block
+	Machine master.Machine
+	Load    func() master.Load // called for each report; must not block
 
-	// OnLost: no report was acknowledged for LostAfter, or this incarnation was
+	// OnLost: no report was acknowledged for master.LostAfter, or this incarnation was
 	// declared dead. What must not run twice in the cluster is stopped before OnLost
 	// returns; the node does not register again earlier.
 	OnLost func(cause error)
@@ -93,19 +41,12 @@ type Options struct {
 	// OnDeath: an incarnation of another node is gone for good, told once.
 	OnDeath func(node yr.Node, incarnation uint64)
 	// OnDrain: what is asked of this node has changed.
-	OnDrain func(Drain)
+	OnDrain func(master.Drain)
 
 	Log zerolog.Logger
 }
 
-// How the client keeps time. The leader declares a node dead after Silence; the node
-// gives itself up LostAfter it asked for the last time with success, so it has the
-// rest to stop what may be recreated elsewhere.
 const (
-	ReportEvery = time.Second
-	Silence     = 5 * time.Second
-	LostAfter   = 4 * time.Second
-
 	// reportSpacing bounds the reports that Kick causes to 20 a second.
 	reportSpacing = 50 * time.Millisecond
 	// openPatience is how long Open looks for a leader if its context allows.
@@ -126,10 +67,10 @@ type Client struct {
 	wg   sync.WaitGroup
 
 	mu          sync.Mutex // protects what follows
-	tag         string
+	tag         yr.Tag
 	incarnation uint64
 	joined      bool // not lost, as far as this node knows
-	drain       Drain
+	drain       master.Drain
 	view        view
 }
 
@@ -188,7 +129,7 @@ func (c *Client) Kick() {
 
 // Tag is what the IDs made on this node begin with. It is to be kept in the data
 // directory and given as Machine.Tag after a restart.
-func (c *Client) Tag() string {
+func (c *Client) Tag() yr.Tag {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.tag
@@ -210,7 +151,7 @@ func (c *Client) Joined() bool {
 }
 
 // Draining is what is asked of this node now.
-func (c *Client) Draining() Drain {
+func (c *Client) Draining() master.Drain {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.drain

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"time"
 
+	"yr/master"
 	"yr/master/internal/codec"
 	"yr/master/masterpb"
 	"yr/pkg/yr"
@@ -56,7 +57,7 @@ func (c *Client) register(ctx context.Context) (asked time.Time, err error) {
 		machine.Tag = c.Tag()
 		asked = time.Now()
 		answer, err = leader.Register(ctx, &masterpb.RegisterRequest{
-			Epoch: c.leaders.seen(), Machine: encodeMachine(machine), Load: encodeLoad(c.options.Load()),
+			Epoch: c.leaders.seen(), Machine: codec.Machine(machine), Load: codec.Load(c.options.Load()),
 		})
 		return err
 	})
@@ -66,8 +67,12 @@ func (c *Client) register(ctx context.Context) (asked time.Time, err error) {
 	if err := c.leaders.acknowledge(answer.GetFirst().GetEpoch()); err != nil {
 		return asked, err
 	}
+	tag, err := yr.ParseTag(answer.GetTag())
+	if err != nil {
+		return asked, yr.Wrap("join", yr.FrameMalformed, err)
+	}
 	c.mu.Lock()
-	c.tag, c.incarnation, c.joined = answer.GetTag(), answer.GetIncarnation(), true
+	c.tag, c.incarnation, c.joined = tag, answer.GetIncarnation(), true
 	c.mu.Unlock()
 	c.absorb(answer.GetFirst())
 	return asked, nil
@@ -78,13 +83,10 @@ func (c *Client) register(ctx context.Context) (asked time.Time, err error) {
 func (c *Client) report(ctx context.Context) (asked time.Time, err error) {
 	var answer *masterpb.ReportResponse
 	err = c.leaders.ask(ctx, func(ctx context.Context, leader masterpb.MasterClient) (err error) {
-		load := encodeLoad(c.options.Load())
+		load := codec.Load(c.options.Load())
 		request := &masterpb.ReportRequest{Node: string(c.options.Machine.ID), Epoch: c.leaders.seen(), Load: load}
 		c.mu.Lock()
-		request.Incarnation = c.incarnation
-		if c.view.epoch == request.Epoch {
-			request.Deaths = c.view.deaths
-		}
+		request.Incarnation, request.Deaths = c.incarnation, c.view.deaths
 		c.mu.Unlock()
 		asked = time.Now()
 		answer, err = leader.Report(ctx, request)
@@ -124,11 +126,11 @@ func (c *Client) absorb(answer *masterpb.ReportResponse) {
 			c.events.add(func() { f(node, incarnation) })
 		}
 	}
-	v.epoch, v.deaths = answer.GetEpoch(), answer.GetDeaths()
+	v.deaths = answer.GetDeaths()
 	if answer.GetSampled() {
-		v.sample = make([]Neighbour, 0, len(answer.GetSample()))
+		v.sample = make([]master.Neighbour, 0, len(answer.GetSample()))
 		for _, raw := range answer.GetSample() {
-			n, err := neighbour(raw)
+			n, err := codec.NeighbourOf(raw)
 			if err != nil {
 				c.options.Log.Warn().Err(err).Msg("a neighbour is left out")
 				continue
@@ -143,10 +145,10 @@ func (c *Client) absorb(answer *masterpb.ReportResponse) {
 
 // drained takes in what is asked of this node; mu is held.
 func (c *Client) drained(m *masterpb.Draining) {
-	var d Drain
+	var d master.Drain
 	if m != nil {
 		left := time.Duration(m.GetLeftMs()) * time.Millisecond
-		d = Drain{Draining: true, Until: time.Now().Add(left), Leave: m.GetLeave()}
+		d = master.Drain{Draining: true, Until: time.Now().Add(left), Leave: m.GetLeave()}
 		// The end moves with every answer's delay; what was said first stands.
 		if c.drain.Draining && c.drain.Until.Before(d.Until) && d.Until.Sub(c.drain.Until) < time.Second {
 			d.Until = c.drain.Until
@@ -186,7 +188,7 @@ func (c *Client) hold(ctx context.Context, acked time.Time) error {
 	asked := acked
 	for c.due(ctx, asked) {
 		asked = time.Now()
-		try, cancel := context.WithDeadline(ctx, acked.Add(LostAfter))
+		try, cancel := context.WithDeadline(ctx, acked.Add(master.LostAfter))
 		at, err := c.report(try)
 		cancel()
 		switch {
@@ -194,8 +196,8 @@ func (c *Client) hold(ctx context.Context, acked time.Time) error {
 			acked = at
 		case errors.Is(err, errFenced):
 			return err
-		case time.Since(acked) >= LostAfter:
-			return yr.E("report", yr.Communication, "no leader has acknowledged a report for %v: %v", LostAfter, err)
+		case time.Since(acked) >= master.LostAfter:
+			return yr.E("report", yr.Communication, "no leader has acknowledged a report for %v: %v", master.LostAfter, err)
 		}
 	}
 	return ctx.Err()
@@ -203,7 +205,7 @@ func (c *Client) hold(ctx context.Context, acked time.Time) error {
 
 // due waits for the time of the next report; false means that ctx ended.
 func (c *Client) due(ctx context.Context, asked time.Time) bool {
-	t := time.NewTimer(time.Until(asked.Add(ReportEvery)))
+	t := time.NewTimer(time.Until(asked.Add(master.ReportEvery)))
 	defer t.Stop()
 	select {
 	case <-t.C:
@@ -219,7 +221,7 @@ func (c *Client) due(ctx context.Context, asked time.Time) bool {
 // leader has not declared that dead.
 func (c *Client) regain(ctx context.Context, fenced bool) (acked time.Time) {
 	for {
-		try, cancel := context.WithTimeout(ctx, LostAfter)
+		try, cancel := context.WithTimeout(ctx, master.LostAfter)
 		var err error
 		if fenced {
 			acked, err = c.register(try)
@@ -236,7 +238,7 @@ func (c *Client) regain(ctx context.Context, fenced bool) (acked time.Time) {
 			continue
 		}
 		c.options.Log.Debug().Err(err).Msg("this node is not back yet")
-		if !pause(ctx, ReportEvery) {
+		if !pause(ctx, master.ReportEvery) {
 			return acked
 		}
 	}
@@ -255,22 +257,4 @@ func (c *Client) regained(anew bool) {
 	if f != nil {
 		c.events.add(func() { f(incarnation) })
 	}
-}
-
-func encodeMachine(m Machine) *masterpb.Machine {
-	return &masterpb.Machine{
-		Id: string(m.ID), Identity: m.Identity, Tag: m.Tag, Address: m.Address, Version: m.Version, Master: m.Master,
-		Capacity: codec.Amounts(m.Capacity), Labels: codec.Labels(m.Labels), StartedUnixMs: codec.UnixMilli(m.Started),
-	}
-}
-
-func encodeLoad(l Load) *masterpb.Load {
-	m := &masterpb.Load{
-		Available: codec.Amounts(l.Available), Devices: codec.Devices(l.Devices),
-		Workers: codec.Count(l.Workers), Pending: codec.Count(l.Pending), Empty: l.Empty, Store: codec.Store(l.Store),
-	}
-	for _, id := range l.Taken {
-		m.Taken = append(m.Taken, id[:])
-	}
-	return m
 }

@@ -5,9 +5,7 @@ package client
 import (
 	"slices"
 
-	"google.golang.org/protobuf/proto"
-
-	"yr/master/internal/codec"
+	"yr/master"
 	"yr/master/masterpb"
 	"yr/pkg/yr"
 )
@@ -18,23 +16,22 @@ const maxBuried = 4096
 
 // view is protected by the Client's mu.
 type view struct {
-	epoch  uint64 // of the leader whose numbering deaths is of
-	deaths uint64 // the last death heard of
+	deaths int64 // what the registry's revision was when the leader told of deaths for the last time
 
-	sample []Neighbour
-	nodes  map[yr.Node]Neighbour // all that were ever named here and live
-	tags   map[string]yr.Node
+	sample []master.Neighbour
+	nodes  map[yr.Node]master.Neighbour // all that were ever named here and live
+	tags   map[yr.Tag]yr.Node
 	buried map[yr.Node]uint64 // highest incarnation known to be dead
 	order  []yr.Node          // of burial
 }
 
 func newView() view {
-	return view{nodes: make(map[yr.Node]Neighbour), tags: make(map[string]yr.Node), buried: make(map[yr.Node]uint64)}
+	return view{nodes: make(map[yr.Node]master.Neighbour), tags: make(map[yr.Tag]yr.Node), buried: make(map[yr.Node]uint64)}
 }
 
 // meet remembers a neighbour; false if it is dead or this description is older
 // than another.
-func (v *view) meet(n Neighbour) bool {
+func (v *view) meet(n master.Neighbour) bool {
 	if n.Incarnation <= v.buried[n.ID] {
 		return false
 	}
@@ -59,7 +56,7 @@ func (v *view) bury(node yr.Node, incarnation uint64) bool {
 		delete(v.nodes, node)
 		delete(v.tags, n.Tag)
 	}
-	v.sample = slices.DeleteFunc(slices.Clone(v.sample), func(n Neighbour) bool {
+	v.sample = slices.DeleteFunc(slices.Clone(v.sample), func(n master.Neighbour) bool {
 		return n.ID == node && n.Incarnation <= incarnation
 	})
 	if _, again := v.buried[node]; again {
@@ -90,39 +87,16 @@ func (v *view) missing(live []*masterpb.Incarnation) []*masterpb.Incarnation {
 	return dead
 }
 
-// neighbour decodes an encoded masterpb.Neighbour.
-func neighbour(raw []byte) (n Neighbour, err error) {
-	var m masterpb.Neighbour
-	if err := proto.Unmarshal(raw, &m); err != nil {
-		return n, yr.E("neighbour", yr.FrameMalformed, "the leader's description of a node cannot be read: %v", err)
-	}
-	n = Neighbour{
-		ID: yr.Node(m.GetId()), Tag: m.GetTag(), Address: m.GetAddress(), Incarnation: m.GetIncarnation(),
-		Cordoned: m.GetCordoned(), Master: m.GetMaster(),
-	}
-	if err := codec.Word("node's name", m.GetId(), codec.MaxNode); err != nil {
-		return n, err
-	}
-	if n.Capacity, err = codec.Resources(m.GetCapacity()); err != nil {
-		return n, err
-	}
-	if n.Available, err = codec.Resources(m.GetAvailable()); err != nil {
-		return n, err
-	}
-	n.Labels, err = codec.LabelMap(m.GetLabels())
-	return n, err
-}
-
 // Sample is a random choice of other nodes that had room at the last report, those
 // with more room likelier, at most 32. It costs nothing.
-func (c *Client) Sample() []Neighbour {
+func (c *Client) Sample() []master.Neighbour {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.view.sample // replaced, never changed
 }
 
 // Find is the node with this tag, as far as it is known here; Locate asks.
-func (c *Client) Find(tag string) (Neighbour, bool) {
+func (c *Client) Find(tag yr.Tag) (master.Neighbour, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	id, ok := c.view.tags[tag]
@@ -130,7 +104,7 @@ func (c *Client) Find(tag string) (Neighbour, bool) {
 }
 
 // Node is the node with this id, as far as it is known here; LocateNode asks.
-func (c *Client) Node(id yr.Node) (Neighbour, bool) {
+func (c *Client) Node(id yr.Node) (master.Neighbour, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	n, ok := c.view.nodes[id]

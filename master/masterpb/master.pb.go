@@ -733,7 +733,7 @@ type ReportRequest struct {
 	Epoch         uint64                 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	Node          string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
 	Incarnation   uint64                 `protobuf:"varint,3,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
-	Deaths        uint64                 `protobuf:"varint,4,opt,name=deaths,proto3" json:"deaths,omitempty"` // number of the last death it was told about, within epoch
+	Deaths        int64                  `protobuf:"varint,4,opt,name=deaths,proto3" json:"deaths,omitempty"` // what deaths was in the last answer
 	Load          *Load                  `protobuf:"bytes,5,opt,name=load,proto3" json:"load,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -790,7 +790,7 @@ func (x *ReportRequest) GetIncarnation() uint64 {
 	return 0
 }
 
-func (x *ReportRequest) GetDeaths() uint64 {
+func (x *ReportRequest) GetDeaths() int64 {
 	if x != nil {
 		return x.Deaths
 	}
@@ -808,7 +808,7 @@ type ReportResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Epoch         uint64                 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	Fenced        bool                   `protobuf:"varint,2,opt,name=fenced,proto3" json:"fenced,omitempty"` // this incarnation was declared dead: register again; nothing else is set
-	Deaths        uint64                 `protobuf:"varint,3,opt,name=deaths,proto3" json:"deaths,omitempty"`
+	Deaths        int64                  `protobuf:"varint,3,opt,name=deaths,proto3" json:"deaths,omitempty"` // the registry's revision that dead goes up to; it means the same to every leader
 	Dead          []*Incarnation         `protobuf:"bytes,4,rep,name=dead,proto3" json:"dead,omitempty"`
 	All           bool                   `protobuf:"varint,5,opt,name=all,proto3" json:"all,omitempty"` // live lists every node: whoever is not in it is dead
 	Live          []*Incarnation         `protobuf:"bytes,6,rep,name=live,proto3" json:"live,omitempty"`
@@ -864,7 +864,7 @@ func (x *ReportResponse) GetFenced() bool {
 	return false
 }
 
-func (x *ReportResponse) GetDeaths() uint64 {
+func (x *ReportResponse) GetDeaths() int64 {
 	if x != nil {
 		return x.Deaths
 	}
@@ -1613,8 +1613,9 @@ type NodeState struct {
 	Machine       *Machine               `protobuf:"bytes,1,opt,name=machine,proto3" json:"machine,omitempty"`
 	Incarnation   uint64                 `protobuf:"varint,2,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
 	State         string                 `protobuf:"bytes,3,opt,name=state,proto3" json:"state,omitempty"`
-	Load          *Load                  `protobuf:"bytes,4,opt,name=load,proto3" json:"load,omitempty"`
-	SilentMs      int64                  `protobuf:"varint,5,opt,name=silent_ms,json=silentMs,proto3" json:"silent_ms,omitempty"` // since the leader heard of it
+	Reason        string                 `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"` // of a state other than "ready"
+	Load          *Load                  `protobuf:"bytes,5,opt,name=load,proto3" json:"load,omitempty"`
+	Leader        bool                   `protobuf:"varint,6,opt,name=leader,proto3" json:"leader,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1670,6 +1671,13 @@ func (x *NodeState) GetState() string {
 	return ""
 }
 
+func (x *NodeState) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 func (x *NodeState) GetLoad() *Load {
 	if x != nil {
 		return x.Load
@@ -1677,11 +1685,11 @@ func (x *NodeState) GetLoad() *Load {
 	return nil
 }
 
-func (x *NodeState) GetSilentMs() int64 {
+func (x *NodeState) GetLeader() bool {
 	if x != nil {
-		return x.SilentMs
+		return x.Leader
 	}
-	return 0
+	return false
 }
 
 type Name struct {
@@ -2515,12 +2523,12 @@ const file_master_master_proto_rawDesc = "" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12 \n" +
 	"\vincarnation\x18\x03 \x01(\x04R\vincarnation\x12\x16\n" +
-	"\x06deaths\x18\x04 \x01(\x04R\x06deaths\x12#\n" +
+	"\x06deaths\x18\x04 \x01(\x03R\x06deaths\x12#\n" +
 	"\x04load\x18\x05 \x01(\v2\x0f.yr.master.LoadR\x04load\"\xbd\x02\n" +
 	"\x0eReportResponse\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x16\n" +
 	"\x06fenced\x18\x02 \x01(\bR\x06fenced\x12\x16\n" +
-	"\x06deaths\x18\x03 \x01(\x04R\x06deaths\x12*\n" +
+	"\x06deaths\x18\x03 \x01(\x03R\x06deaths\x12*\n" +
 	"\x04dead\x18\x04 \x03(\v2\x16.yr.master.IncarnationR\x04dead\x12\x10\n" +
 	"\x03all\x18\x05 \x01(\bR\x03all\x12*\n" +
 	"\x04live\x18\x06 \x03(\v2\x16.yr.master.IncarnationR\x04live\x12\x18\n" +
@@ -2572,13 +2580,14 @@ const file_master_master_proto_rawDesc = "" +
 	"\x05limit\x18\x02 \x01(\rR\x05limit\"O\n" +
 	"\rNodesResponse\x12*\n" +
 	"\x05nodes\x18\x01 \x03(\v2\x14.yr.master.NodeStateR\x05nodes\x12\x12\n" +
-	"\x04more\x18\x02 \x01(\bR\x04more\"\xb3\x01\n" +
+	"\x04more\x18\x02 \x01(\bR\x04more\"\xc6\x01\n" +
 	"\tNodeState\x12,\n" +
 	"\amachine\x18\x01 \x01(\v2\x12.yr.master.MachineR\amachine\x12 \n" +
 	"\vincarnation\x18\x02 \x01(\x04R\vincarnation\x12\x14\n" +
-	"\x05state\x18\x03 \x01(\tR\x05state\x12#\n" +
-	"\x04load\x18\x04 \x01(\v2\x0f.yr.master.LoadR\x04load\x12\x1b\n" +
-	"\tsilent_ms\x18\x05 \x01(\x03R\bsilentMs\"P\n" +
+	"\x05state\x18\x03 \x01(\tR\x05state\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\x12#\n" +
+	"\x04load\x18\x05 \x01(\v2\x0f.yr.master.LoadR\x04load\x12\x16\n" +
+	"\x06leader\x18\x06 \x01(\bR\x06leader\"P\n" +
 	"\x04Name\x12\x16\n" +
 	"\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +

@@ -8,6 +8,9 @@ import (
 	"strings"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
+	"yr/master"
 	"yr/master/masterpb"
 	"yr/pkg/yr"
 	"yr/scheduler"
@@ -184,21 +187,6 @@ func SchedulerPlan(m *masterpb.ScheduleResponse, node yr.Node) (p scheduler.Plan
 	return p, nil
 }
 
-// IDs reads a bounded list of IDs.
-func IDs(list [][]byte) ([]yr.ID, error) {
-	if len(list) > MaxTaken {
-		return nil, malformed("%d IDs, at most %d are allowed", len(list), MaxTaken)
-	}
-	ids := make([]yr.ID, len(list))
-	for i, raw := range list {
-		var err error
-		if ids[i], err = id(raw); err != nil {
-			return nil, err
-		}
-	}
-	return ids, nil
-}
-
 func id(raw []byte) (yr.ID, error) {
 	if len(raw) != yr.IDLen {
 		return yr.ID{}, malformed("an ID has %d bytes, not %d", yr.IDLen, len(raw))
@@ -206,12 +194,116 @@ func id(raw []byte) (yr.ID, error) {
 	return yr.ID(raw), nil
 }
 
-// Word checks a name that must be there.
-func Word(what, s string, longest int) error {
-	if s == "" || len(s) > longest {
-		return malformed("the %s has 1 to %d bytes, not %d", what, longest, len(s))
+// Machine encodes a registering node.
+func Machine(m master.Machine) *masterpb.Machine {
+	p := &masterpb.Machine{
+		Id: string(m.ID), Identity: m.Identity, Address: m.Address, Version: m.Version, Master: m.Master,
+		Capacity: Amounts(m.Capacity), Labels: Labels(m.Labels), StartedUnixMs: UnixMilli(m.Started),
 	}
-	return nil
+	if m.Tag != (yr.Tag{}) {
+		p.Tag = m.Tag.String()
+	}
+	return p
+}
+
+// MachineOf is the inverse of Machine.
+func MachineOf(p *masterpb.Machine) (m master.Machine, err error) {
+	m = master.Machine{
+		ID: yr.Node(p.GetId()), Identity: p.GetIdentity(), Address: p.GetAddress(), Version: p.GetVersion(),
+		Master: p.GetMaster(), Started: Time(p.GetStartedUnixMs()),
+	}
+	for _, word := range []struct {
+		what, s string
+		longest int
+	}{
+		{"name of a node", p.GetId(), MaxNode}, {"identity of a node", p.GetIdentity(), MaxNode},
+		{"address of a node", p.GetAddress(), MaxAddress}, {"version of a node", p.GetVersion(), maxWord},
+	} {
+		if word.s == "" || len(word.s) > word.longest {
+			return m, malformed("the %s has 1 to %d bytes, not %d", word.what, word.longest, len(word.s))
+		}
+	}
+	if p.GetTag() != "" {
+		if m.Tag, err = yr.ParseTag(p.GetTag()); err != nil {
+			return m, malformed("%v", err)
+		}
+	}
+	if m.Capacity, err = Resources(p.GetCapacity()); err != nil {
+		return m, err
+	}
+	m.Labels, err = LabelMap(p.GetLabels())
+	return m, err
+}
+
+// Load encodes a report.
+func Load(l master.Load) *masterpb.Load {
+	p := &masterpb.Load{
+		Available: Amounts(l.Available), Devices: Devices(l.Devices),
+		Workers: count32(l.Workers), Pending: count32(l.Pending), Empty: l.Empty, Store: Store(l.Store),
+	}
+	for _, id := range l.Taken {
+		p.Taken = append(p.Taken, id[:])
+	}
+	return p
+}
+
+// LoadOf is the inverse of Load. It shares nothing with p.
+func LoadOf(p *masterpb.Load) (l master.Load, err error) {
+	l = master.Load{
+		Workers: int(p.GetWorkers()), Pending: int(p.GetPending()), Empty: p.GetEmpty(), Store: StoreView(p.GetStore()),
+	}
+	if l.Available, err = Resources(p.GetAvailable()); err != nil {
+		return l, err
+	}
+	if l.Devices, err = DeviceList(p.GetDevices()); err != nil {
+		return l, err
+	}
+	if len(p.GetTaken()) > MaxTaken {
+		return l, malformed("%d requests taken, at most %d are allowed in one report", len(p.GetTaken()), MaxTaken)
+	}
+	for _, raw := range p.GetTaken() {
+		taken, err := id(raw)
+		if err != nil {
+			return l, err
+		}
+		l.Taken = append(l.Taken, taken)
+	}
+	return l, nil
+}
+
+// Neighbour encodes a node for others.
+func Neighbour(n master.Neighbour) ([]byte, error) {
+	return proto.Marshal(&masterpb.Neighbour{
+		Id: string(n.ID), Tag: n.Tag.String(), Address: n.Address, Incarnation: n.Incarnation,
+		Capacity: Amounts(n.Capacity), Available: Amounts(n.Available), Labels: Labels(n.Labels),
+		Cordoned: n.Cordoned, Master: n.Master,
+	})
+}
+
+// NeighbourOf is the inverse of Neighbour.
+func NeighbourOf(raw []byte) (n master.Neighbour, err error) {
+	var p masterpb.Neighbour
+	if err := proto.Unmarshal(raw, &p); err != nil {
+		return n, malformed("the description of a node cannot be read: %v", err)
+	}
+	n = master.Neighbour{
+		ID: yr.Node(p.GetId()), Address: p.GetAddress(), Incarnation: p.GetIncarnation(),
+		Cordoned: p.GetCordoned(), Master: p.GetMaster(),
+	}
+	if n.ID == "" || len(n.ID) > MaxNode {
+		return n, malformed("the name of a node has 1 to %d bytes, not %d", MaxNode, len(n.ID))
+	}
+	if n.Tag, err = yr.ParseTag(p.GetTag()); err != nil {
+		return n, malformed("%v", err)
+	}
+	if n.Capacity, err = Resources(p.GetCapacity()); err != nil {
+		return n, err
+	}
+	if n.Available, err = Resources(p.GetAvailable()); err != nil {
+		return n, err
+	}
+	n.Labels, err = LabelMap(p.GetLabels())
+	return n, err
 }
 
 // Store encodes a node's shared memory.
@@ -246,8 +338,7 @@ func UnixMilli(t time.Time) int64 {
 	return t.UnixMilli()
 }
 
-// Count encodes a number that is never negative.
-func Count(n int) uint32 { return uint32(min(max(n, 0), math.MaxUint32)) } //nolint:gosec // bounded in the same line
+func count32(n int) uint32 { return uint32(min(max(n, 0), math.MaxUint32)) } //nolint:gosec // bounded in the same line
 
 func count(n uint64) int { return int(min(n, math.MaxInt64)) } //nolint:gosec // bounded in the same line
 
