@@ -20,14 +20,14 @@ import (
 func withToken(o Options, next http.Handler) http.Handler {
 	want := sha256.Sum256([]byte(o.Token))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if o.Insecure || public(r) {
+		// Digests have one length, so that comparing them takes one time.
+		got := sha256.Sum256([]byte(bearer(r.Header.Get("Authorization"))))
+		if o.Insecure || subtle.ConstantTimeCompare(got[:], want[:]) == 1 {
 			next.ServeHTTP(w, r)
 			return
 		}
-		// Digests have one length, so that comparing them takes one time.
-		got := sha256.Sum256([]byte(bearer(r.Header.Get("Authorization"))))
-		if subtle.ConstantTimeCompare(got[:], want[:]) == 1 {
-			next.ServeHTTP(w, r)
+		if public(r) {
+			next.ServeHTTP(w, r.WithContext(scheduler.Stranger(r.Context())))
 			return
 		}
 		w.Header().Set("WWW-Authenticate", "Bearer")
@@ -36,11 +36,12 @@ func withToken(o Options, next http.Handler) http.Handler {
 	})
 }
 
-// public are the requests that need no token: is the daemon well, and where is
-// its socket (which checks for itself who connects).
+// public are the requests that need no token: is the daemon well, where is its
+// socket (which checks for itself who connects), where are the masters (so that
+// a joining node shows its token to nobody).
 func public(r *http.Request) bool {
 	return (r.Method == http.MethodGet || r.Method == http.MethodHead) &&
-		(r.URL.Path == "/yr/v1/endpoint" || slices.Contains(scheduler.HealthPaths, r.URL.Path))
+		(r.URL.Path == "/yr/v1/endpoint" || r.URL.Path == scheduler.PublicPath || slices.Contains(scheduler.HealthPaths, r.URL.Path))
 }
 
 func bearer(header string) string {

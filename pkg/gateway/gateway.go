@@ -1,9 +1,10 @@
 // Package gateway is the daemon's HTTP server. Behind it stand the front doors,
 // one package each; in front of them it checks who asks, and bounds what they ask.
 //
-// The same routes are served on two kinds of listeners. On the Unix socket the
+// The same routes are served on three kinds of listeners. On the Unix socket the
 // kernel says who asks: the daemon's user or root. On TCP every request carries
-// the cluster's token, except for health and for finding the Unix socket.
+// the cluster's token, except for health and for finding the Unix socket and the
+// masters. Other nodes have proved who they are before their connection gets here.
 package gateway
 
 import (
@@ -22,6 +23,7 @@ import (
 
 	"yr/pkg/gateway/answer"
 	"yr/pkg/gateway/api"
+	"yr/pkg/gateway/fanout"
 	"yr/pkg/gateway/scheduler"
 	"yr/pkg/yr"
 )
@@ -43,7 +45,13 @@ type Options struct {
 	Source api.Source     // the agent
 	Unix   net.Listener   // api.sock; nil: none
 	TCP    []net.Listener // each serves everything but /debug/pprof
-	Nodes  func() ([]yr.NodeView, error)
+
+	Cluster Cluster // nil: this node is alone
+	// Peers yields the connections that other nodes make with their Dial. Who is at
+	// the other end is known, so no token is asked for. Where there is none, nodes
+	// ask each other on TCP, with the token. Both or neither are set.
+	Peers net.Listener
+	Dial  func(ctx context.Context, address string) (net.Conn, error)
 
 	Token     string // of the cluster; may be empty only with Insecure
 	TokenFile string // where a person finds it, for the message of 401
@@ -53,17 +61,20 @@ type Options struct {
 	LogDir   string
 	Config   func() any // the merged configuration without secrets, for GET /yr/v1/config
 
-	MasterAddress string // ip:port of the function master's port
+	MasterAddress string // ip:port of the function master's port; "" where there is none
 	MetaStore     string // ip:port of etcd; "" while it listens on no port
-	Cordon        func(node yr.Node, cordoned bool) error
 
 	Metrics prometheus.Gatherer // for /metrics; nil: not offered
 	Log     zerolog.Logger
 }
 
+// Cluster is what a node of several can be asked to do; the daemon implements it.
+type Cluster = api.Cluster
+
 // Gateway serves the front doors.
 type Gateway struct {
 	options Options
+	fan     *fanout.Fan
 	servers []*http.Server
 	stop    context.CancelFunc // ends followed logs
 	serving sync.WaitGroup
@@ -82,6 +93,9 @@ func (g *Gateway) Open(context.Context) error {
 	}
 	life, stop := context.WithCancel(context.Background())
 	g.stop = stop
+	g.fan = fanout.New(fanout.Options{
+		Self: o.Source.Node().ID, Nodes: g.nodes(), Dial: o.Dial, Token: g.tokenForNodes(),
+	})
 	routes := g.routes()
 	if o.Unix != nil {
 		local := http.NewServeMux()
@@ -92,7 +106,27 @@ func (g *Gateway) Open(context.Context) error {
 	for _, l := range o.TCP {
 		g.serve(life, l, withToken(o, withWriteTimeout(jsonErrors(routes))), false)
 	}
+	if o.Peers != nil {
+		g.serve(life, o.Peers, withWriteTimeout(jsonErrors(routes)), false)
+	}
 	return nil
+}
+
+// nodes is how the nodes of the cluster are listed; nil: this one is alone.
+func (g *Gateway) nodes() func(context.Context) ([]yr.NodeView, error) {
+	if g.options.Cluster == nil {
+		return nil
+	}
+	return g.options.Cluster.Nodes
+}
+
+// tokenForNodes is what other nodes are sent. A Dial that proves who asks makes
+// it needless, and it is not sent in the clear.
+func (g *Gateway) tokenForNodes() string {
+	if g.options.Dial != nil {
+		return ""
+	}
+	return g.options.Token
 }
 
 // Close stops accepting, ends followed logs, and waits for requests in progress,
@@ -109,12 +143,16 @@ func (g *Gateway) Close(ctx context.Context) error {
 		}
 	}
 	g.serving.Wait()
+	g.fan.Close()
 	return errors.Join(errs...)
 }
 
 func (g *Gateway) closeListeners() {
 	if g.options.Unix != nil {
 		_ = g.options.Unix.Close()
+	}
+	if g.options.Peers != nil {
+		_ = g.options.Peers.Close()
 	}
 	for _, l := range g.options.TCP {
 		_ = l.Close()
@@ -125,12 +163,18 @@ func (g *Gateway) closeListeners() {
 func (g *Gateway) routes() *http.ServeMux {
 	o := g.options
 	mux := http.NewServeMux()
-	api.New(api.Options{
-		Source: o.Source, Nodes: o.Nodes, Endpoint: o.Endpoint, LogDir: o.LogDir, Config: o.Config, Log: o.Log,
-	}).Register(mux)
-	scheduler.New(scheduler.Options{
-		Source: o.Source, Nodes: o.Nodes, MasterAddress: o.MasterAddress, MetaStore: o.MetaStore, Cordon: o.Cordon,
-	}).Register(mux)
+	own := api.New(api.Options{
+		Source: o.Source, Cluster: o.Cluster, Fan: g.fan, Endpoint: o.Endpoint, LogDir: o.LogDir, Config: o.Config, Log: o.Log,
+	})
+	own.Register(mux)
+	views := scheduler.Options{Source: o.Source, MasterAddress: o.MasterAddress, MetaStore: o.MetaStore, Nodes: g.nodes()}
+	if o.Cluster != nil {
+		views.Instances, views.Cordon = own.AllInstances, o.Cluster.SetCordoned
+		views.Evict = func(ctx context.Context, node yr.Node, grace time.Duration) error {
+			return api.Evict(ctx, o.Cluster, node, grace)
+		}
+	}
+	scheduler.New(views).Register(mux)
 	if o.Metrics != nil {
 		mux.Handle("GET /metrics", promhttp.HandlerFor(o.Metrics, promhttp.HandlerOpts{
 			MaxRequestsInFlight: maxScrapes, ErrorLog: complaints(o.Log), ErrorHandling: promhttp.ContinueOnError,

@@ -293,16 +293,7 @@ func TestWhyEndpointConfigCounters(t *testing.T) {
 }
 
 func TestFunctionMasterViews(t *testing.T) {
-	var cordoned []string
-	f := open(t, func(o *gateway.Options) {
-		o.Cordon = func(n yr.Node, on bool) error {
-			if n != "n1" {
-				return yr.E("cordon", yr.ParamInvalid, "there is no node %q", n)
-			}
-			cordoned = append(cordoned, fmt.Sprint(n, on))
-			return nil
-		}
-	})
+	f := open(t, nil)
 	ctx := t.Context()
 	auth := []string{"Authorization", "Bearer " + token}
 
@@ -360,19 +351,6 @@ func TestFunctionMasterViews(t *testing.T) {
 		resp, body := f.get(t, "GET", path, auth...)
 		require.Equal(t, status, resp.StatusCode, "%s: %s", path, body)
 	}
-	resp, _ = f.get(t, "POST", "/global-scheduler/evictagent", auth...)
-	require.Equal(t, 501, resp.StatusCode)
-
-	const status = "/global-scheduler/node/localschedulingstatus"
-	_, body = f.get(t, "POST", status+"?node_id=n1", auth...)
-	require.JSONEq(t, `{"status":"evicting","message":"success"}`, body)
-	_, body = f.get(t, "DELETE", status+"?node_id=n1", auth...)
-	require.JSONEq(t, `{"status":"normal","message":"success"}`, body)
-	require.Equal(t, []string{"n1true", "n1false"}, cordoned)
-	for _, path := range []string{status, status + "?node_id=n9"} {
-		resp, _ = f.get(t, "POST", path, auth...)
-		require.Equal(t, 400, resp.StatusCode)
-	}
 }
 
 func TestHealthChecksWhoItIs(t *testing.T) {
@@ -391,31 +369,14 @@ func TestWhatIsNotOffered(t *testing.T) {
 	f := open(t, func(o *gateway.Options) { o.Config, o.Metrics = nil, nil })
 	_, err := f.unix.Config(t.Context())
 	require.ErrorContains(t, err, "yr config dump")
-	resp, _ := f.get(t, "POST", "/global-scheduler/node/localschedulingstatus?node_id=n1", "Authorization", "Bearer "+token)
-	require.Equal(t, 501, resp.StatusCode)
-	resp, _ = f.get(t, "GET", "/metrics", "Authorization", "Bearer "+token)
+	for _, path := range []string{"/global-scheduler/node/localschedulingstatus?node_id=n1", "/global-scheduler/evictagent",
+		"/yr/v1/nodes/n1/cordon", "/yr/v1/nodes/n1/drain", "/yr/v1/nodes/n1/evict", "/yr/v1/leave", "/yr/v1/masters/n1"} {
+		resp, body := f.get(t, "POST", path, "Authorization", "Bearer "+token)
+		require.Equal(t, 501, resp.StatusCode, path)
+		require.Contains(t, body, "of its own", path)
+	}
+	resp, _ := f.get(t, "GET", "/metrics", "Authorization", "Bearer "+token)
 	require.Equal(t, 404, resp.StatusCode)
-}
-
-func TestSeveralNodes(t *testing.T) {
-	var broken error
-	f := open(t, func(o *gateway.Options) {
-		o.Nodes = func() ([]yr.NodeView, error) {
-			cpu := map[string]float64{yr.CPU: 1000}
-			return []yr.NodeView{{ID: "a", State: "ready", Capacity: cpu, Available: cpu}, {ID: "b", State: "lost"}, {ID: "c", State: "cordoned", Capacity: cpu}}, broken
-		}
-	})
-	n, err := f.unix.AgentCount(t.Context())
-	require.NoError(t, err)
-	require.Equal(t, 2, n, "a lost node is not ready, a cordoned one is")
-	r, err := f.unix.Resources(t.Context())
-	require.NoError(t, err)
-	require.InDelta(t, 2000.0, r.Resource.Capacity.Resources[yr.CPU].Scalar.Value, 0)
-	broken = yr.E("nodes", yr.Communication, "the registry does not answer")
-	_, err = f.unix.Nodes(t.Context())
-	require.Equal(t, yr.Communication, yr.CodeOf(err))
-	_, err = f.unix.MasterInfo(t.Context())
-	require.Equal(t, yr.Communication, yr.CodeOf(err))
 }
 
 func TestLogs(t *testing.T) {

@@ -99,25 +99,43 @@ type Page[T any] struct {
 	Total  int `json:"total"` // before the page was cut, after filters
 	Offset int `json:"offset"`
 	Limit  int `json:"limit"`
+
+	Unreachable []Unreachable `json:"unreachable,omitempty"` // whose things are missing here
+}
+
+// Unreachable is a node that was asked and did not answer.
+type Unreachable struct {
+	Node    yr.Node `json:"node"`
+	Address string  `json:"address,omitempty"`
+	Reason  string  `json:"reason"`
+}
+
+// Window reads ?limit= and ?offset=.
+func Window(query url.Values) (offset, limit int, err error) {
+	if limit, err = Number(query, "limit", DefaultLimit, 1, MaxLimit); err != nil {
+		return 0, 0, err
+	}
+	offset, err = Number(query, "offset", 0, 0, 1<<31-1)
+	return offset, limit, err
 }
 
 // Cut takes the page that ?limit= and ?offset= ask for.
 func Cut[T any](query url.Values, all []T) (Page[T], error) {
-	limit, err := Number(query, "limit", DefaultLimit, 1, MaxLimit)
+	offset, limit, err := Window(query)
 	if err != nil {
 		return Page[T]{}, err
 	}
-	offset, err := Number(query, "offset", 0, 0, 1<<31-1)
-	if err != nil {
-		return Page[T]{}, err
-	}
-	from := min(offset, len(all))
-	to := min(from+limit, len(all))
-	items := all[from:to]
+	return Slice(all, len(all), offset, limit), nil
+}
+
+// Slice makes a page of the first entries of a list of total entries.
+func Slice[T any](first []T, total, offset, limit int) Page[T] {
+	from := min(offset, len(first))
+	items := first[from:min(from+limit, len(first))]
 	if len(items) == 0 {
 		items = []T{} // [] in JSON, not null
 	}
-	return Page[T]{Items: items, Total: len(all), Offset: offset, Limit: limit}, nil
+	return Page[T]{Items: items, Total: total, Offset: offset, Limit: limit}
 }
 
 // Number reads an integer parameter that lies within [low, high].

@@ -3,13 +3,12 @@
 package api
 
 import (
-	"cmp"
 	"net/http"
-	"slices"
 
 	"github.com/rs/zerolog"
 
 	"yr/pkg/gateway/answer"
+	"yr/pkg/gateway/fanout"
 	"yr/pkg/gateway/logs"
 	"yr/pkg/telemetry"
 	"yr/pkg/yr"
@@ -38,7 +37,8 @@ type Endpoint struct {
 // Options of the API.
 type Options struct {
 	Source   Source
-	Nodes    func() ([]yr.NodeView, error) // all live nodes; nil: only this one
+	Cluster  Cluster     // nil: this node is alone
+	Fan      *fanout.Fan // asks the other nodes
 	Endpoint Endpoint
 	LogDir   string
 	Config   func() any // the merged configuration, without secrets; nil: not offered
@@ -62,12 +62,14 @@ func New(o Options) *API {
 func (a *API) Register(mux *http.ServeMux) {
 	mux.HandleFunc("GET /yr/v1/endpoint", a.endpoint)
 	mux.HandleFunc("GET /yr/v1/nodes", a.nodes)
+	a.registerCluster(mux)
 	mux.HandleFunc("GET /yr/v1/instances", a.instances)
 	mux.HandleFunc("GET /yr/v1/workers", a.workers)
 	mux.HandleFunc("GET /yr/v1/calls", a.calls)
 	mux.HandleFunc("GET /yr/v1/objects", a.objects)
 	mux.HandleFunc("GET /yr/v1/why/{id}", a.why)
 	mux.HandleFunc("GET /yr/v1/logs/{id}", a.log)
+	mux.HandleFunc("GET /yr/v1/worker/{id}", a.workerOfID)
 	mux.HandleFunc("GET /yr/v1/counters", a.counters)
 	mux.HandleFunc("GET /yr/v1/config", a.config)
 	mux.HandleFunc("GET /yr/v1/debug/counters", a.debugCounters)
@@ -81,70 +83,16 @@ func (a *API) endpoint(w http.ResponseWriter, _ *http.Request) {
 }
 
 func (a *API) nodes(w http.ResponseWriter, r *http.Request) {
-	if a.options.Nodes == nil {
+	if a.options.Cluster == nil {
 		page(w, r, []yr.NodeView{a.options.Source.Node()})
 		return
 	}
-	nodes, err := a.options.Nodes()
+	nodes, err := a.options.Cluster.Nodes(r.Context())
 	if err != nil {
 		answer.Fail(w, err)
 		return
 	}
 	page(w, r, nodes)
-}
-
-// instances lists instances of users' classes; ?job=, ?tenant= and ?state= filter.
-func (a *API) instances(w http.ResponseWriter, r *http.Request) {
-	page(w, r, a.selected(r, func(v yr.InstanceView) bool { return v.Class != "" }))
-}
-
-// workers lists everything that has a process: instances and stateless workers.
-func (a *API) workers(w http.ResponseWriter, r *http.Request) {
-	page(w, r, a.selected(r, func(v yr.InstanceView) bool { return v.PID > 0 }))
-}
-
-func (a *API) selected(r *http.Request, want func(yr.InstanceView) bool) []yr.InstanceView {
-	query := r.URL.Query()
-	job, tenant, state := query.Get("job"), query.Get("tenant"), query.Get("state")
-	views := slices.DeleteFunc(slices.Clone(a.options.Source.Instances()), func(v yr.InstanceView) bool {
-		return !want(v) || differs(job, string(v.Job)) || differs(tenant, string(v.Tenant)) || differs(state, v.State)
-	})
-	slices.SortFunc(views, func(a, b yr.InstanceView) int { return compareIDs(a.ID, b.ID) })
-	return views
-}
-
-// calls lists calls that have not ended, the oldest first; ?job= and ?state= filter.
-func (a *API) calls(w http.ResponseWriter, r *http.Request) {
-	query := r.URL.Query()
-	job, state := query.Get("job"), query.Get("state")
-	views := slices.DeleteFunc(slices.Clone(a.options.Source.Calls()), func(v yr.CallView) bool {
-		return differs(job, string(v.Job)) || differs(state, v.State)
-	})
-	slices.SortFunc(views, func(a, b yr.CallView) int {
-		return cmp.Or(a.Since.Compare(b.Since), compareIDs(a.ID, b.ID))
-	})
-	page(w, r, views)
-}
-
-// objects lists objects that somebody refers to; ?job= and ?state= filter.
-func (a *API) objects(w http.ResponseWriter, r *http.Request) {
-	query := r.URL.Query()
-	job, state := query.Get("job"), query.Get("state")
-	views := slices.DeleteFunc(slices.Clone(a.options.Source.Objects()), func(v yr.ObjectView) bool {
-		return differs(job, string(v.Job)) || differs(state, v.State)
-	})
-	slices.SortFunc(views, func(a, b yr.ObjectView) int { return compareIDs(a.ID, b.ID) })
-	page(w, r, views)
-}
-
-func (a *API) why(w http.ResponseWriter, r *http.Request) {
-	id := r.PathValue("id")
-	explanation, ok := a.options.Source.Why(id)
-	if !ok {
-		answer.Fail(w, unknown("why", id))
-		return
-	}
-	answer.JSON(w, explanation)
 }
 
 func (a *API) counters(w http.ResponseWriter, _ *http.Request) {
@@ -187,10 +135,6 @@ func page[T any](w http.ResponseWriter, r *http.Request, all []T) {
 	}
 	answer.JSON(w, part)
 }
-
-func differs(wanted, got string) bool { return wanted != "" && wanted != got }
-
-func compareIDs(a, b yr.ID) int { return slices.Compare(a[:], b[:]) }
 
 func unknown(op, id string) error {
 	return yr.E(op, yr.ObjectNotFound, "nothing here is called %.80q; `yr list instances`, `yr list calls` and `yr list objects` show what is", id)

@@ -1,6 +1,7 @@
 package scheduler
 
 import (
+	"context"
 	"net/http"
 	"slices"
 	"strconv"
@@ -41,6 +42,8 @@ type instanceList struct {
 	NodeID     string     `json:"nodeID,omitempty"`
 	Page       int        `json:"page,omitempty"`
 	PageSize   int        `json:"pageSize,omitempty"`
+
+	Unreachable []answer.Unreachable `json:"unreachable,omitempty"` // nodes whose instances are missing here
 }
 
 // queued is an instance that waits for resources.
@@ -53,10 +56,14 @@ type queued struct {
 	Reason         string             `json:"reason,omitempty"`
 }
 
-func (s *Scheduler) queue(w http.ResponseWriter, _ *http.Request) {
+// maxInstances bounds how many instances of the cluster a view looks through.
+const maxInstances = 100_000
+
+func (s *Scheduler) queue(w http.ResponseWriter, r *http.Request) {
 	now := s.options.Now()
 	waiting := []queued{}
-	for _, v := range s.sorted(func(v yr.InstanceView) bool { return v.State == "new" || v.State == "scheduling" }) {
+	views, missed := s.sorted(r.Context(), func(v yr.InstanceView) bool { return v.State == "new" || v.State == "scheduling" })
+	for _, v := range views {
 		waiting = append(waiting, queued{
 			InstanceID: v.ID.String(), RequestID: v.ID.String(), Resources: v.Resources,
 			EnqueueTimeMs:  strconv.FormatInt(v.Since.UnixMilli(), 10),
@@ -70,7 +77,9 @@ func (s *Scheduler) queue(w http.ResponseWriter, _ *http.Request) {
 	answer.JSON(w, struct {
 		Count         int      `json:"count"`
 		InstanceInfos []queued `json:"instanceInfos"`
-	}{len(waiting), waiting})
+
+		Unreachable []answer.Unreachable `json:"unreachable,omitempty"`
+	}{len(waiting), waiting, missed})
 }
 
 func (s *Scheduler) instances(w http.ResponseWriter, r *http.Request) {
@@ -110,8 +119,8 @@ func (s *Scheduler) list(w http.ResponseWriter, r *http.Request, list instanceLi
 		answer.Fail(w, err)
 		return
 	}
-	views := s.sorted(want)
-	list.Count, list.Instances = len(views), []instance{}
+	views, missed := s.sorted(r.Context(), want)
+	list.Count, list.Instances, list.Unreachable = len(views), []instance{}, missed
 	if query.Has("page") || query.Has("page_size") {
 		list.Page, list.PageSize = page, size
 	}
@@ -122,10 +131,16 @@ func (s *Scheduler) list(w http.ResponseWriter, r *http.Request, list instanceLi
 	answer.JSON(w, list)
 }
 
-func (s *Scheduler) sorted(want func(yr.InstanceView) bool) []yr.InstanceView {
-	views := slices.DeleteFunc(slices.Clone(s.options.Source.Instances()), func(v yr.InstanceView) bool { return !want(v) })
-	slices.SortFunc(views, func(a, b yr.InstanceView) int { return slices.Compare(a.ID[:], b.ID[:]) })
-	return views
+// sorted lists the instances of all nodes, and the nodes that did not say theirs.
+func (s *Scheduler) sorted(ctx context.Context, want func(yr.InstanceView) bool) ([]yr.InstanceView, []answer.Unreachable) {
+	var page answer.Page[yr.InstanceView]
+	if s.options.Instances != nil {
+		page = s.options.Instances(ctx, maxInstances)
+	} else {
+		page.Items = slices.Clone(s.options.Source.Instances())
+		slices.SortFunc(page.Items, func(a, b yr.InstanceView) int { return slices.Compare(a.ID[:], b.ID[:]) })
+	}
+	return slices.DeleteFunc(page.Items, func(v yr.InstanceView) bool { return !want(v) }), page.Unreachable
 }
 
 func instanceOf(v yr.InstanceView) instance {

@@ -50,7 +50,7 @@ func (s *Scheduler) resources(w http.ResponseWriter, r *http.Request) {
 			Message: "resources are offered as JSON only; send the header `Type: json`, or none"})
 		return
 	}
-	nodes, err := s.nodes()
+	nodes, err := s.nodes(r.Context())
 	if err != nil {
 		answer.Fail(w, err)
 		return
@@ -62,6 +62,9 @@ func clusterOf(nodes []yr.NodeView) Unit {
 	capacity, available := map[string]float64{}, map[string]float64{}
 	all := Unit{ID: clusterUnit, OwnerID: clusterUnit, NodeLabels: map[string]string{}, Fragment: map[string]Unit{}}
 	for _, n := range nodes {
+		if n.State == "lost" {
+			continue // nothing of it is to be had
+		}
 		for name, v := range n.Capacity {
 			capacity[name] += v
 		}
@@ -110,8 +113,8 @@ type agent struct {
 	Capacity map[string]float64 `json:"capacity"`
 }
 
-func (s *Scheduler) agents(w http.ResponseWriter, _ *http.Request) {
-	nodes, err := s.nodes()
+func (s *Scheduler) agents(w http.ResponseWriter, r *http.Request) {
+	nodes, err := s.nodes(r.Context())
 	if err != nil {
 		answer.Fail(w, err)
 		return

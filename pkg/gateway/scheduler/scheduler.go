@@ -4,8 +4,11 @@
 package scheduler
 
 import (
+	"context"
+	"encoding/json"
 	"net/http"
 	"os"
+	"slices"
 	"strconv"
 	"time"
 
@@ -22,12 +25,16 @@ type Source interface {
 // Options of the interface.
 type Options struct {
 	Source        Source
-	Nodes         func() ([]yr.NodeView, error) // all live nodes; nil: only this one
-	MasterAddress string                        // ip:port of this interface
-	MetaStore     string                        // ip:port[,...] of etcd; "" while it listens on no port
-	// Cordon stops or resumes placing work on a node; nil: not offered.
-	Cordon func(node yr.Node, cordoned bool) error
-	Now    func() time.Time
+	MasterAddress string // ip:port of this interface; "" where this node is no master
+	MetaStore     string // ip:port[,...] of etcd; "" while it listens on no port
+
+	// Of several nodes; nil: there is only this one.
+	Nodes     func(context.Context) ([]yr.NodeView, error)
+	Instances func(ctx context.Context, most int) answer.Page[yr.InstanceView]
+	Cordon    func(ctx context.Context, node yr.Node, cordoned bool) error
+	Evict     func(ctx context.Context, node yr.Node, grace time.Duration) error
+
+	Now func() time.Time
 }
 
 // Scheduler answers the routes.
@@ -62,7 +69,7 @@ func (s *Scheduler) Register(mux *http.ServeMux) {
 	mux.HandleFunc("GET /global-scheduler/scheduling_queue", s.queue)
 	mux.HandleFunc("POST /global-scheduler/node/localschedulingstatus", s.cordon(true))
 	mux.HandleFunc("DELETE /global-scheduler/node/localschedulingstatus", s.cordon(false))
-	mux.HandleFunc("POST /global-scheduler/evictagent", notOffered("draining a node is not offered by this version; cordon it (POST /global-scheduler/node/localschedulingstatus?node_id=...), wait for its calls to end, and stop it"))
+	mux.HandleFunc("POST /global-scheduler/evictagent", s.evict)
 	mux.HandleFunc("GET /instance-manager/queryinstances", s.instances)
 	mux.HandleFunc("GET /instance-manager/query-tenant-instances", s.tenantInstances)
 	mux.HandleFunc("GET /instance-manager/named-ins", s.namedInstances)
@@ -90,6 +97,7 @@ func (s *Scheduler) healthy(w http.ResponseWriter, r *http.Request) {
 type MasterInfo struct {
 	MasterAddress    string   `json:"master_address"`
 	MetaStoreAddress string   `json:"meta_store_address"`
+	Masters          []string `json:"masters"` // where to join: the leader first
 	ScheduleTopo     Topology `json:"schedule_topo"`
 }
 
@@ -104,21 +112,53 @@ type TopologyMember struct {
 	Address string `json:"address"`
 }
 
-func (s *Scheduler) masterInfo(w http.ResponseWriter, _ *http.Request) {
-	nodes, err := s.nodes()
+type strangerKey struct{}
+
+// Stranger marks a request that has proved nothing: it learns where the masters
+// are, which is what it needs in order to join, and no more.
+func Stranger(ctx context.Context) context.Context {
+	return context.WithValue(ctx, strangerKey{}, true)
+}
+
+// PublicPath is answered without a token, in part.
+const PublicPath = "/global-scheduler/masterinfo"
+
+func (s *Scheduler) masterInfo(w http.ResponseWriter, r *http.Request) {
+	nodes, err := s.nodes(r.Context())
 	if err != nil {
 		answer.Fail(w, err)
 		return
 	}
-	info := MasterInfo{MasterAddress: s.options.MasterAddress, MetaStoreAddress: s.options.MetaStore}
+	info := MasterInfo{MasterAddress: s.options.MasterAddress, MetaStoreAddress: s.options.MetaStore, Masters: []string{}}
 	for _, n := range nodes {
-		info.ScheduleTopo.Members = append(info.ScheduleTopo.Members, TopologyMember{string(n.ID), n.Address})
+		if n.Leader {
+			info.Masters = slices.Insert(info.Masters, 0, s.joinAddress(n))
+		} else if n.Master && n.State != "lost" {
+			info.Masters = append(info.Masters, s.joinAddress(n))
+		}
+	}
+	if info.MasterAddress == "" && len(info.Masters) > 0 {
+		info.MasterAddress = info.Masters[0]
+	}
+	if r.Context().Value(strangerKey{}) == nil {
+		for _, n := range nodes {
+			info.ScheduleTopo.Members = append(info.ScheduleTopo.Members, TopologyMember{string(n.ID), n.Address})
+		}
 	}
 	answer.JSON(w, info)
 }
 
-func (s *Scheduler) agentCount(w http.ResponseWriter, _ *http.Request) {
-	nodes, err := s.nodes()
+// joinAddress is where a master is joined: this one on the port that is meant
+// for it, the others on the port that every node has.
+func (s *Scheduler) joinAddress(n yr.NodeView) string {
+	if s.options.MasterAddress != "" && n.ID == s.options.Source.Node().ID {
+		return s.options.MasterAddress
+	}
+	return n.Address
+}
+
+func (s *Scheduler) agentCount(w http.ResponseWriter, r *http.Request) {
+	nodes, err := s.nodes(r.Context())
 	if err != nil {
 		answer.Fail(w, err)
 		return
@@ -132,11 +172,44 @@ func (s *Scheduler) agentCount(w http.ResponseWriter, _ *http.Request) {
 	answer.JSON(w, ready)
 }
 
-func (s *Scheduler) nodes() ([]yr.NodeView, error) {
+func (s *Scheduler) nodes(ctx context.Context) ([]yr.NodeView, error) {
 	if s.options.Nodes == nil {
 		return []yr.NodeView{s.options.Source.Node()}, nil
 	}
-	return s.options.Nodes()
+	return s.options.Nodes(ctx)
+}
+
+// The time that evictagent gives, in seconds.
+const (
+	defaultEvict = 30
+	maxEvict     = 6000
+)
+
+// evict empties a node: what runs there may end by itself for a while, and is
+// then ended. It answers when that is done.
+func (s *Scheduler) evict(w http.ResponseWriter, r *http.Request) {
+	if s.options.Evict == nil {
+		answer.NotOffered(w, "this daemon is a cluster of its own; there is no other node to which its work could go")
+		return
+	}
+	var body struct {
+		AgentID    string   `json:"agentID"`
+		TimeoutSec *float64 `json:"timeoutSec"`
+	}
+	err := json.NewDecoder(r.Body).Decode(&body)
+	seconds := float64(defaultEvict)
+	if body.TimeoutSec != nil {
+		seconds = *body.TimeoutSec
+	}
+	if err != nil || body.AgentID == "" || seconds < 0 || seconds > maxEvict {
+		answer.Fail(w, yr.E("evict", yr.ParamInvalid, `send {"agentID":"NODE","timeoutSec":30}, with at most %d seconds`, maxEvict))
+		return
+	}
+	if err := s.options.Evict(r.Context(), yr.Node(body.AgentID), time.Duration(seconds*float64(time.Second))); err != nil {
+		answer.Fail(w, err)
+		return
+	}
+	answer.JSON(w, map[string]any{"code": 0, "agentID": body.AgentID, "message": "success"})
 }
 
 func (s *Scheduler) cordon(cordoned bool) http.HandlerFunc {
@@ -146,7 +219,7 @@ func (s *Scheduler) cordon(cordoned bool) http.HandlerFunc {
 	}
 	return func(w http.ResponseWriter, r *http.Request) {
 		if s.options.Cordon == nil {
-			answer.NotOffered(w, "this daemon cannot cordon nodes; ask the master")
+			answer.NotOffered(w, "this daemon is a cluster of its own; work has nowhere else to go")
 			return
 		}
 		node := r.URL.Query().Get("node_id")
@@ -154,7 +227,7 @@ func (s *Scheduler) cordon(cordoned bool) http.HandlerFunc {
 			answer.Fail(w, yr.E("cordon", yr.ParamInvalid, "say which node: ?node_id=..."))
 			return
 		}
-		if err := s.options.Cordon(yr.Node(node), cordoned); err != nil {
+		if err := s.options.Cordon(r.Context(), yr.Node(node), cordoned); err != nil {
 			answer.Fail(w, err)
 			return
 		}
