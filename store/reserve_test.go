@@ -19,8 +19,8 @@ func (x *rig) bring(n uint64, k byte) yr.Place {
 	x.t.Helper()
 	r, err := x.Reserve(n)
 	require.NoError(x.t, err)
-	require.Len(x.t, r.Bytes(), int(n)) //nolint:gosec // small
-	copy(r.Bytes(), slices.Repeat([]byte{k}, int(n)))
+	require.Len(x.t, r.Bytes(), int(n))               //nolint:gosec // small
+	copy(r.Bytes(), slices.Repeat([]byte{k}, int(n))) //nolint:gosec // small
 	require.NoError(x.t, r.Publish())
 	return r.Place
 }
@@ -271,8 +271,8 @@ func BenchmarkReserve(b *testing.B) {
 			var live [16]yr.Place
 			b.SetBytes(int64(c.size)) //nolint:gosec // small
 			for i := range b.N {
-				at := &live[rand.IntN(len(live))] //nolint:gosec // not a secret
-				s.Free(*at)
+				at := rand.IntN(len(live))
+				s.Free(live[at])
 				r, err := s.Reserve(c.size)
 				if err != nil {
 					b.Fatal(err)
@@ -281,7 +281,7 @@ func BenchmarkReserve(b *testing.B) {
 				for k := 0; k < len(buf); k += 64 {
 					buf[k] = byte(i)
 				}
-				*at = r.Place
+				live[at] = r.Place
 				if err := r.Publish(); err != nil {
 					b.Fatal(err)
 				}

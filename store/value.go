@@ -54,14 +54,6 @@ func (v *Value) Size() uint64 {
 	return uint64(len(v.Bytes))
 }
 
-// Spot is where a blob lies on this node's [Disk]; the zero Spot is nowhere.
-type Spot struct {
-	File   uint32 // from 1
-	Offset uint32
-	Sum    uint32 // CRC-32C of the bytes
-	Length uint64
-}
-
 // Move replaces the value of a Ready name by the same bytes somewhere else, or by
 // the Error that says that they are lost. The caller owns what the old value stood
 // for (a place, a spot), and takes it back. The objects inside stay.
