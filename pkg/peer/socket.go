@@ -1,0 +1,171 @@
+package peer
+
+import (
+	"crypto/tls"
+	"errors"
+	"net"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// A socket is a TCP connection that can be written without waiting, inside TLS
+// too: TLS records that the kernel does not take at once are kept in a spill, and
+// nothing more is encrypted until they are written.
+type socket struct {
+	net.Conn // what the peer's bytes are read from: TCP, or TLS over it
+	tcp      *net.TCPConn
+	raw      syscall.RawConn
+	spill    *spill // nil without TLS
+}
+
+// plainSocket is a connection without TLS.
+func plainSocket(tcp *net.TCPConn) (*socket, error) {
+	raw, err := tcp.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	return &socket{Conn: tcp, tcp: tcp, raw: raw}, nil
+}
+
+// tlsSocket is a connection inside TLS; handshake makes the TLS side of it.
+func tlsSocket(tcp *net.TCPConn, begin func(net.Conn) *tls.Conn) (*socket, error) {
+	s, err := plainSocket(tcp)
+	if err != nil {
+		return nil, err
+	}
+	s.spill = &spill{TCPConn: tcp, raw: s.raw}
+	s.Conn = begin(s.spill)
+	return s, nil
+}
+
+// tlsChunk is what is encrypted before the kernel is asked whether it takes it.
+const tlsChunk = 64 << 10
+
+// neverWait prepares a socket for try.
+func (s *socket) neverWait() {
+	if s.spill != nil {
+		s.spill.mu.Lock()
+		s.spill.eager = true
+		s.spill.mu.Unlock()
+	}
+}
+
+// try writes what can be written without waiting, and says how much that was.
+//
+// hot: once per flush.
+func (s *socket) try(b []byte) (int, error) {
+	if s.spill == nil {
+		return sendNow(s.raw, b)
+	}
+	if free, err := s.spill.tryFlush(); err != nil || !free {
+		return 0, err
+	}
+	return s.Conn.Write(b[:min(len(b), tlsChunk)])
+}
+
+// write writes some of b, waiting for the peer if it must.
+func (s *socket) write(b []byte) (int, error) {
+	if s.spill == nil {
+		return s.Conn.Write(b)
+	}
+	if err := s.spill.flush(); err != nil {
+		return 0, err
+	}
+	n, err := s.Conn.Write(b[:min(len(b), tlsChunk)])
+	if err == nil {
+		err = s.spill.flush()
+	}
+	return n, err
+}
+
+// drop ends the connection at once; what the kernel still holds is not sent.
+func (s *socket) drop() {
+	_ = s.tcp.SetLinger(0)
+	_ = s.tcp.Close()
+}
+
+// sendNow is a write that does not wait.
+func sendNow(raw syscall.RawConn, b []byte) (n int, err error) {
+	werr := raw.Write(func(fd uintptr) bool {
+		for n < len(b) {
+			var k int
+			k, err = unix.SendmsgN(int(fd), b[n:], nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+			switch {
+			case err == nil:
+				n += k
+			case errors.Is(err, unix.EINTR):
+			case errors.Is(err, unix.EAGAIN):
+				err = nil
+				return true
+			default:
+				return true
+			}
+		}
+		return true
+	})
+	return n, errors.Join(werr, err)
+}
+
+// A spill is what TLS writes into. In eager mode it keeps what the kernel does not
+// take; whoever writes next, or flush, sends that first.
+type spill struct {
+	*net.TCPConn
+	raw syscall.RawConn
+
+	mu       sync.Mutex
+	eager    bool
+	flushing bool // flush has some of it in its hands
+	held     []byte
+}
+
+// Write implements net.Conn.
+func (s *spill) Write(b []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.eager {
+		return s.TCPConn.Write(b)
+	}
+	n := 0
+	if len(s.held) == 0 && !s.flushing {
+		var err error
+		if n, err = sendNow(s.raw, b); err != nil {
+			return n, err
+		}
+	}
+	s.held = append(s.held, b[n:]...)
+	return len(b), nil
+}
+
+// tryFlush says whether nothing is held any more.
+func (s *spill) tryFlush() (bool, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.flushing {
+		return false, nil
+	}
+	if len(s.held) == 0 {
+		return true, nil
+	}
+	n, err := sendNow(s.raw, s.held)
+	s.held = s.held[:copy(s.held, s.held[n:])]
+	return len(s.held) == 0, err
+}
+
+// flush writes everything that is held.
+func (s *spill) flush() error {
+	for {
+		s.mu.Lock()
+		b := s.held
+		s.held = nil
+		s.flushing = len(b) > 0
+		s.mu.Unlock()
+		if len(b) == 0 {
+			return nil
+		}
+		if _, err := s.TCPConn.Write(b); err != nil {
+			return err
+		}
+	}
+}
