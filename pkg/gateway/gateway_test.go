@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -33,16 +34,31 @@ type node struct {
 	instances []yr.InstanceView
 	calls     []yr.CallView
 	objects   []yr.ObjectView
+	known     map[string]yr.Explanation
+	mu        sync.Mutex // instances, while they change
 }
 
-func (n *node) Node() yr.NodeView            { return n.view }
-func (n *node) Instances() []yr.InstanceView { return n.instances }
+func (n *node) set(instances []yr.InstanceView) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.instances = instances
+}
+
+func (n *node) Node() yr.NodeView { return n.view }
+func (n *node) Instances() []yr.InstanceView {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.instances
+}
 func (n *node) Calls() []yr.CallView         { return n.calls }
 func (n *node) Objects() []yr.ObjectView     { return n.objects }
 func (n *node) Counters() map[string]uint64 {
 	return map[string]uint64{"calls_total": 3, "sessions": 1}
 }
 func (n *node) Why(id string) (yr.Explanation, bool) {
+	if e, ok := n.known[id]; ok {
+		return e, true
+	}
 	if id == "00000000100000000009" {
 		return yr.Explanation{ID: id, Kind: "instance", State: "fatal", Worker: "w0"}, true
 	}
