@@ -10,8 +10,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"yr/pkg/yr"
 )
 
 // One port serves nodes and HTTP. The first byte of a connection tells: TLS, a
