@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -29,7 +30,9 @@ type Cluster struct {
 	Prefix  string
 	Session *session.File // of the last Start
 	shm     []string      // of /dev/shm before
-	host    *lab.Host     // where everything of it runs; nil: in the machine's own network
+
+	host     *lab.Host // where everything of it runs; nil: in the machine's own network
+	mayCrash bool      // the test did something that a daemon answers by giving up
 }
 
 // New prepares a cluster that is not started. When the test ends it is stopped,
@@ -129,13 +132,34 @@ func (c *Cluster) Logs() string {
 			continue
 		}
 		const most = 3000
-		fmt.Fprintf(&all, "--- %s\n%s\n", filepath.Base(path), body[max(0, len(body)-most):])
+		from := max(0, len(body)-most)
+		if at := crash.FindIndex(body); at != nil {
+			from = min(from, at[0])
+			body = body[:min(len(body), from+2*most)]
+		}
+		fmt.Fprintf(&all, "--- %s\n%s\n", filepath.Base(path), body[from:])
 	}
 	return all.String()
 }
 
+// crash is how Go reports that a program made a mistake.
+var crash = regexp.MustCompile(`(?m)^.*(panic: |fatal error: |\[signal SIG)`)
+
+// mustNotHaveCrashed fails the test if a daemon ended by its own mistake, although its parent made up for it.
+func (c *Cluster) mustNotHaveCrashed() {
+	paths, _ := filepath.Glob(filepath.Join(c.Prefix, "2*", "logs", "yr_daemon.log"))
+	for _, path := range paths {
+		if body, _ := os.ReadFile(path); crash.Match(body) {
+			c.t.Errorf("the daemon crashed: %s", crash.Find(body))
+		}
+	}
+}
+
 // mustVanish stops the cluster and fails the test if it leaves anything.
 func (c *Cluster) mustVanish() {
+	if !c.mayCrash {
+		c.mustNotHaveCrashed()
+	}
 	if c.t.Failed() && c.Session != nil {
 		c.t.Log(c.Logs())
 	}

@@ -165,12 +165,18 @@ func (p *Program) over() bool {
 	}
 }
 
-// Wait waits for the end of the program.
+// Wait waits for the end of the program, for twice Patience at most.
 func (p *Program) Wait() Result {
+	p.c.t.Helper()
+	return p.WaitFor(2 * Patience)
+}
+
+// WaitFor is Wait for a program that takes its time.
+func (p *Program) WaitFor(most time.Duration) Result {
 	p.c.t.Helper()
 	select {
 	case <-p.ended:
-	case <-time.After(2 * Patience):
+	case <-time.After(most):
 		p.Signal(syscall.SIGABRT) // faulthandler and Go print their stacks
 		select {
 		case <-p.ended:
@@ -178,7 +184,7 @@ func (p *Program) Wait() Result {
 			p.Signal(syscall.SIGKILL)
 			<-p.ended
 		}
-		p.c.t.Errorf("did not end within %v: %s", 2*Patience, p.result())
+		p.c.t.Errorf("did not end within %v: %s", most, p.result())
 	}
 	return p.result()
 }
