@@ -147,6 +147,22 @@ func (h *Holder[W]) Release(id yr.ID, k uint32) error {
 	return nil
 }
 
+// Holders calls f for everyone who has references to n. Time is proportional to the
+// number of sessions if others than the owner have any.
+func (t *Names[W]) Holders(n *Name[W], f func(*Holder[W])) {
+	if n.owned > 0 {
+		f(n.owner)
+	}
+	if n.borrowed == 0 {
+		return
+	}
+	for _, h := range t.holders {
+		if h.borrowed[n] > 0 {
+			f(h)
+		}
+	}
+}
+
 // References is how many references h has to n.
 func (h *Holder[W]) References(n *Name[W]) uint32 {
 	if n.owner == h {

@@ -344,6 +344,14 @@ func (s *Store) warn() {
 	}
 }
 
+// Excess is how many bytes in use are more than there should be: memory is to have
+// room for what comes next before somebody has to wait for it.
+func (s *Store) Excess() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return less(s.used(), s.limit()/4*3)
+}
+
 // full is the error of who found no room.
 func (s *Store) full(op string, size uint64) error {
 	bound := ""

@@ -83,6 +83,9 @@ func (n *Name[W]) References() int {
 	return int(n.owned) + int(n.borrowed) + int(n.holds) + int(n.inside)
 }
 
+// Holds is how many of them are of calls and the like (see Hold).
+func (n *Name[W]) Holds() int { return int(n.holds) }
+
 // ClearWaiters forgets the waiters and keeps a small slice for the next ones.
 func (n *Name[W]) ClearWaiters() {
 	if cap(n.Waiters) > keepWaiters {

@@ -289,3 +289,11 @@ func BenchmarkReserve(b *testing.B) {
 		})
 	}
 }
+
+func TestExcessIsWhatIsBeyondThreeQuarters(t *testing.T) {
+	x := open(t, Options{Capacity: 16 * mib})
+	x.bring(12*mib, 1)
+	require.Zero(t, x.Excess())
+	x.bring(2*mib, 1)
+	require.Equal(t, uint64(2*mib), x.Excess())
+}

@@ -43,3 +43,23 @@ func TestMoveKeepsTheBytesAndTheCounts(t *testing.T) {
 	require.Equal(t, NameStats{Names: 1, Away: 1, Holders: 1}, x.Stats())
 	require.NoError(t, x.Check())
 }
+
+func TestHolders(t *testing.T) {
+	x := newTable(t)
+	a, b, c := x.Join(session(1), ""), x.Join(session(2), ""), x.Join(session(3), "")
+	n := x.bind(a, object(1))
+	require.NoError(t, b.Retain(object(1), 2))
+	x.Hold(n)
+	who := func() (ids []yr.ID) {
+		x.Holders(n, func(h *Holder[string]) { ids = append(ids, h.ID) })
+		return ids
+	}
+	require.ElementsMatch(t, []yr.ID{a.ID, b.ID}, who())
+	require.Equal(t, 1, n.Holds())
+	require.NoError(t, c.Retain(object(1), 1))
+	a.End()
+	require.ElementsMatch(t, []yr.ID{b.ID, c.ID}, who())
+	b.End()
+	c.End()
+	require.Empty(t, who())
+}
