@@ -46,7 +46,8 @@ type call struct {
 	attempt  uint32
 	retries  uint32 // attempts left after a failure
 	trace    string
-	worker   *worker // while running
+	worker   *worker    // while running
+	at       *neighbour // while running: the home of the instance, if that is another node
 	delivery uint64
 	since    time.Time
 
@@ -71,17 +72,20 @@ func (s *Session) call(flags uint8, body []byte) error {
 	if err := wire.DecodeCall(body, &m); err != nil {
 		return err
 	}
-	if m.ID.Prefix() != s.prefix {
+	if m.ID.Prefix() != s.prefix && s.node == nil {
 		return yr.E("call", yr.ParamInvalid, "call %s was not made by this session (%s)", m.ID, s.prefix)
 	}
 	if m.Target == 0 || int(m.Target) >= len(s.targets) {
 		return yr.E("call "+m.ID.String(), yr.InvokeUsage, "number %d was not defined in this session", m.Target)
 	}
-	if s.unfinished >= 2*creditDriver {
+	if s.unfinished >= 2*creditDriver && s.node == nil {
 		return yr.E("call "+m.ID.String(), yr.RateLimited, "%d calls of this session have not ended; it was told to have at most %d", s.unfinished, creditDriver)
 	}
 	r := s.r
 	t := s.targets[m.Target]
+	if s.node != nil && t.in == nil {
+		return yr.E("call "+m.ID.String(), yr.InvokeUsage, "number %d is no instance; a node calls instances only", m.Target)
+	}
 	c := &call{
 		id: m.ID, caller: s, job: s.job, fn: t.fn, in: t.in,
 		nvals: m.NVals, returns: m.Returns, argsBlob: flags&wire.ArgsBlob != 0,
@@ -96,6 +100,9 @@ func (s *Session) call(flags uint8, body []byte) error {
 			s.unfinished++
 		}
 		return nil
+	}
+	if s.node != nil {
+		c.job = t.in.real().job
 	}
 	c.own(&m)
 	if len(m.Tail) > 0 {
@@ -148,9 +155,11 @@ func (c *call) own(m *wire.Call) {
 func (r *Router) submit(c *call) {
 	if c.in != nil {
 		c.in = c.in.real()
-		c.in.enter(c)
+		if c.in.foreign == nil {
+			c.in.enter(c)
+		}
 	}
-	if s := c.caller; s != nil && s.role != yr.RoleWorker && s.job.ended {
+	if s := c.caller; s != nil && s.role != yr.RoleWorker && s.node == nil && s.job.ended {
 		r.fail(c, yr.E("call "+c.name(), yr.ScheduleCancelled, "its job has ended: this session has said goodbye"))
 		return
 	}
@@ -159,6 +168,9 @@ func (r *Router) submit(c *call) {
 	c.held = c.deps
 	for i := range c.deps.Len() {
 		n := r.names.Get(c.deps.At(i))
+		if n == nil {
+			n = r.borrow(c.deps.At(i))
+		}
 		if n == nil {
 			missing = c.deps.At(i)
 			c.held = c.deps[:i*yr.IDLen]
@@ -175,6 +187,13 @@ func (r *Router) submit(c *call) {
 		}
 	}
 	switch {
+	case missing.IsZero() && c.in != nil && c.in.foreign != nil:
+		if c.in.state.Ended() {
+			r.failCall(c.in, c)
+			return
+		}
+		c.waiting = 0 // its home sees to the arguments
+		r.forward(c, false)
 	case !missing.IsZero():
 		r.fail(c, yr.E("call "+c.name(), yr.ObjectNotFound,
 			"its argument %s does not exist: it was released, or its job has ended; keep the reference until the call was made", missing))
@@ -226,7 +245,7 @@ func (r *Router) complete(c *call, values []wire.Value, maker *Session) {
 	}
 	failed := len(values) == 1 && values[0].Kind == wire.Failed
 	if !failed && len(values) != int(c.returns) {
-		r.discard(values, maker)
+		r.discard(c.id, values, maker)
 		values = []wire.Value{errorValue(yr.E("call "+c.name(), yr.Internal, "the worker returned %d values, %d were asked for", len(values), c.returns))}
 		failed = true
 	}
@@ -237,19 +256,21 @@ func (r *Router) complete(c *call, values []wire.Value, maker *Session) {
 		}
 		n := r.names.Get(c.id.Return(k))
 		if n == nil || n.State != store.Pending { // nobody refers to it any more
-			if v.Kind == wire.Placed {
-				r.discard(values[k:k+1], maker)
+			if v.Kind == wire.Placed || v.Kind == wire.Away || maker != nil && maker.node != nil {
+				r.discard(c.id.Return(k), values[k:k+1], maker)
 				*v = wire.Value{}
 			}
 			continue
 		}
-		var id yr.ID
+		var err error
 		if maker != nil {
-			id = maker.id
+			err = r.setBy(maker, n, v)
+		} else {
+			err = r.set(n, yr.ID{}, v)
 		}
-		if err := r.set(n, id, v); err != nil {
+		if err != nil {
 			*v = errorValue(err)
-			_ = r.set(n, id, v) // an error value has no place that could be refused
+			_ = r.set(n, yr.ID{}, v) // an error value has no place that could be refused
 		}
 	}
 	if failed {
@@ -257,9 +278,13 @@ func (r *Router) complete(c *call, values []wire.Value, maker *Session) {
 		r.ended.call(c, values[0])
 	}
 	if s := c.caller; s != nil {
-		if s.full {
+		switch {
+		case s.node != nil:
+			r.resultForNode(s, c, values)
+		case r.whenHere(s, c):
+		case s.full:
 			s.late = append(s.late, late{id: c.id, returns: c.returns})
-		} else {
+		default:
 			s.queue(func(dst []byte) []byte { return wire.AppendResult(dst, 0, c.id, values) })
 		}
 	}
@@ -267,7 +292,11 @@ func (r *Router) complete(c *call, values []wire.Value, maker *Session) {
 }
 
 // discard gives back blobs that were never published.
-func (r *Router) discard(values []wire.Value, maker *Session) {
+func (r *Router) discard(id yr.ID, values []wire.Value, maker *Session) {
+	if maker != nil && maker.node != nil {
+		r.returnValues(maker.node, id, values)
+		return
+	}
 	for i := range values {
 		if values[i].Kind == wire.Placed && maker != nil && !maker.closed {
 			maker.freed = append(maker.freed, values[i].Place)

@@ -3,6 +3,7 @@ package route
 import (
 	"time"
 
+	"yr/pkg/wire"
 	"yr/pkg/wire/wirepb"
 	"yr/pkg/yr"
 )
@@ -18,7 +19,12 @@ func (s *Session) cancelCalls(m *wirepb.Cancel) {
 		if err != nil {
 			continue
 		}
-		if c := s.r.calls[id]; c != nil && c.job == s.job {
+		if s.node != nil && m.GetRecursive() && s.r.calls[id] == nil { // of a task that a guest runs
+			for _, child := range s.r.children(id) {
+				s.r.cancelCall(child, m.GetForce(), true)
+			}
+		}
+		if c := s.r.calls[id]; c != nil && (s.node != nil || c.job == s.job) {
 			s.r.cancelCall(c, m.GetForce(), m.GetRecursive())
 		}
 	}
@@ -28,6 +34,12 @@ func (r *Router) cancelCall(c *call, force, recursive bool) {
 	if recursive {
 		for _, child := range r.children(c.id) {
 			r.cancelCall(child, force, true)
+		}
+		switch {
+		case c.at != nil:
+			c.at.cancel(c.id, force, true)
+		case c.worker != nil && c.worker.host != nil:
+			c.worker.host.cancel(c.id, force, true)
 		}
 	}
 	if c.state == callEnded {
@@ -46,6 +58,12 @@ func (r *Router) cancelCall(c *call, force, recursive bool) {
 	r.stop(c, cause)
 }
 
+// cancel passes a cancellation on to the node that runs a call, or what it called.
+func (n *neighbour) cancel(id yr.ID, force, recursive bool) {
+	m := &wirepb.Cancel{Ids: [][]byte{id[:]}, Force: force, Recursive: recursive}
+	n.queue(func(dst []byte) []byte { return wire.AppendMessage(dst, wire.Cancel, 0, m) })
+}
+
 // children are the calls that the function running as id has made.
 func (r *Router) children(id yr.ID) []*call {
 	var list []*call
@@ -60,8 +78,15 @@ func (r *Router) children(id yr.ID) []*call {
 // stop ends a running call for its caller. The process that runs it is killed if
 // it runs nothing else; tasks behind it in the same worker run elsewhere.
 func (r *Router) stop(c *call, cause error) {
-	w := c.worker
+	w, at := c.worker, c.at
+	if at != nil {
+		delete(at.calls, c.id)
+		at.cancel(c.id, true, false)
+	}
 	r.fail(c, cause)
+	if w == nil {
+		return
+	}
 	if w.concurrency > 1 || w.in != nil {
 		return
 	}

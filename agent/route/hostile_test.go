@@ -240,7 +240,7 @@ func TestAWorkersTokenIsGoodForOneSession(t *testing.T) {
 
 func TestAPrefixThatIsAPathIsRefused(t *testing.T) {
 	n := newNode(t, cores(2))
-	for _, prefix := range []string{"../../../../", "abc", "", "abcdefghijk\n"} {
+	for _, prefix := range []string{"../../../../", "abc", "abcdefghijk\n"} {
 		p := dial(n, wire.AppendHello(nil, 1, 1, &wirepb.Hello{Role: uint32(yr.RoleDriver), Prefix: prefix}))
 		h, body, err := p.next(5 * time.Second)
 		require.NoError(t, err)

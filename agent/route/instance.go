@@ -10,6 +10,7 @@ import (
 	"yr/pkg/wire"
 	"yr/pkg/wire/wirepb"
 	"yr/pkg/yr"
+	"yr/scheduler"
 )
 
 // instance is user code with state and a mailbox, placed on a worker of its own.
@@ -32,6 +33,7 @@ type instance struct {
 	lastWorker yr.ID     // names its log files when it has ended
 	ctor       *call     // the constructor's arguments
 	ctorNo     uint64    // its delivery number, while it runs
+	foreign    *foreign  // it is at home on another node
 	boundTo    *instance // the named instance that already existed
 	failure    wire.Value
 	restarts   int
@@ -44,6 +46,8 @@ type instance struct {
 	watchers map[*Session]struct{} // are told what becomes of it; nil once it has ended
 	killers  []reply
 	startAt  time.Time // not before: starts have failed
+	asking   bool      // the leader was asked where it can be placed
+	askAt    time.Time // not before
 	expires  time.Time // scheduling must have succeeded by then; zero: any time
 	killAt   time.Time // grace ends
 	record   []byte    // what the registry holds for its name
@@ -154,8 +158,13 @@ func (r *Router) hold(c *call) {
 	r.submit(c)
 }
 
-// ctorReady places an instance whose arguments are there.
+// ctorReady places an instance whose arguments are there, or goes on with it if
+// they had to be brought to the node where it is.
 func (r *Router) ctorReady(in *instance) {
+	if in.state == yr.StateCreating && in.worker != nil && in.worker.everJoined {
+		r.construct(in)
+		return
+	}
 	in.set(yr.StateScheduling, "it waits for resources")
 	r.creating = append(r.creating, in)
 	r.placeInstances()
@@ -180,18 +189,54 @@ func (r *Router) placeInstances() {
 		w := &worker{in: in, job: in.job, concurrency: max(1, int(in.options.GetConcurrency()))}
 		err := r.start(w, in.need, in.options, "instance "+in.id.String(), in.ctor.caller)
 		if err == nil {
-			in.worker, in.lastWorker = w, w.id
-			in.expires = time.Time{} // it was scheduled in time
-			in.set(yr.StateCreating, "its worker is starting")
+			r.placed(in, w)
 			continue
 		}
-		if yr.CodeOf(err) != yr.ResourceNotEnough {
+		code := yr.CodeOf(err)
+		if !r.alone() && (code == yr.ResourceNotEnough || code == yr.ResourceConfigError) {
+			in.reason = err.Error()
+			r.creating = append(r.creating, in)
+			r.askForInstance(in)
+			continue
+		}
+		if code != yr.ResourceNotEnough {
 			r.failInstance(in, yr.StateScheduleFailed, errorValue(yr.Wrap("create "+in.class, yr.CodeOf(err), err)))
 			continue
 		}
 		in.reason = err.Error()
 		r.creating = append(r.creating, in)
 	}
+}
+
+// askForInstance has the leader look for a node that can host the instance.
+func (r *Router) askForInstance(in *instance) {
+	if r.now.Before(in.askAt) {
+		return
+	}
+	_, request := r.request(in.need, in.options, in.job)
+	r.ask(&in.asking, request, func(plan scheduler.Plan, err error) {
+		in.askAt = r.now.Add(askAgain)
+		switch {
+		case in.state != yr.StateScheduling:
+		case err != nil:
+			in.reason += "; the leader could not be asked for another node: " + messageOf(err)
+		case plan.Verdict == scheduler.Placed && plan.Node != r.opt.Node:
+			w := &worker{in: in, job: in.job, concurrency: max(1, int(in.options.GetConcurrency()))}
+			r.startAt(plan.Node, w, in.need, in.options)
+			r.placed(in, w)
+		case plan.Verdict == scheduler.Never:
+			r.failInstance(in, yr.StateScheduleFailed, errorValue(yr.E("create "+in.class, plan.Code, "%s", plan.Reason)))
+		case plan.Verdict == scheduler.Wait:
+			in.reason = plan.Reason
+		}
+	})
+}
+
+// placed notes that the instance has a worker on its way.
+func (r *Router) placed(in *instance, w *worker) {
+	in.worker, in.lastWorker = w, w.id
+	in.expires = time.Time{} // it was scheduled in time
+	in.set(yr.StateCreating, "its worker is starting")
 }
 
 // tickInstances ends instances whose time to be scheduled, or to shut down, is over.
@@ -207,7 +252,7 @@ func (r *Router) tickInstances() {
 		if !in.killAt.IsZero() && r.now.After(in.killAt) {
 			in.killAt = time.Time{}
 			if w := in.worker; w != nil {
-				r.opt.Launcher.Kill(w.id)
+				r.killProcess(w)
 			}
 		}
 		if limit := in.options.GetIdleTimeoutS(); limit > 0 && in.state == yr.StateRunning && in.pending == 0 &&
@@ -220,8 +265,12 @@ func (r *Router) tickInstances() {
 // construct sends the constructor to a worker that has just connected.
 func (r *Router) construct(in *instance) {
 	w, c := in.worker, in.ctor
+	if !r.here(c, w) {
+		in.reason = "its arguments are being brought to its node"
+		return
+	}
 	r.functions++
-	m := in.code.message(r, r.functions, nil)
+	m := r.definition(in.code, r.functions, nil, w)
 	w.next++
 	in.ctorNo = w.next
 	w.busySince = r.now
@@ -232,11 +281,11 @@ func (r *Router) construct(in *instance) {
 		flags |= wire.ArgsBlob
 	}
 	in.reason = "its constructor is running"
-	w.session.queue(func(dst []byte) []byte {
-		dst = wire.AppendMessage(dst, wire.Define, 0, m)
+	w.send(func(dst []byte) []byte { return wire.AppendMessage(dst, wire.Define, 0, m) })
+	w.send(func(dst []byte) []byte {
 		dst, at := wire.AppendTask(dst, flags, w.next, &t)
 		for i := range c.nvals {
-			dst = r.appendDependency(dst, c.deps.At(i))
+			dst = r.appendDependency(dst, c.deps.At(i), w)
 		}
 		return wire.EndTask(dst, at, &t, &wire.Tail{})
 	})
@@ -393,7 +442,7 @@ func (r *Router) pump(in *instance) {
 }
 
 func (r *Router) pumpLane(in *instance, l *lane) {
-	for c := l.calls.peek(); c != nil && c.waiting == 0 && r.mayDeliver(in, c); c = l.calls.peek() {
+	for c := l.calls.peek(); c != nil && c.waiting == 0 && r.mayDeliver(in, c) && r.here(c, in.worker); c = l.calls.peek() {
 		l.calls.pop()
 		in.unbox(c)
 		r.deliver(in.worker, c)
@@ -403,6 +452,10 @@ func (r *Router) pumpLane(in *instance, l *lane) {
 func (r *Router) pumpLoose(in *instance) {
 	for c := in.loose.peek(); c != nil && r.mayDeliver(in, c); c = in.loose.peek() {
 		in.loose.pop()
+		if !r.here(c, in.worker) {
+			c.state = callWaiting // it comes back when its arguments are here
+			continue
+		}
 		in.unbox(c)
 		r.deliver(in.worker, c)
 	}
@@ -485,13 +538,13 @@ func (r *Router) endInstance(in *instance, _ yr.InstanceState, cause error) {
 	if ms := in.options.GetGraceMs(); ms >= 0 {
 		grace = milliseconds(ms)
 	}
-	if w.session == nil || grace == 0 || in.ctorNo != 0 {
+	if !w.connected() || grace == 0 || in.ctorNo != 0 {
 		r.endWorker(w, cause.Error())
 		return
 	}
 	w.ending = cause.Error()
 	in.killAt = r.now.Add(grace)
-	w.session.queue(func(dst []byte) []byte {
+	w.send(func(dst []byte) []byte {
 		return wire.AppendMessage(dst, wire.Shutdown, 0, &wirepb.Shutdown{GraceMs: grace.Milliseconds(), Reason: wire.StatusOf(cause).GetMessage()})
 	})
 	r.soon()
@@ -608,7 +661,13 @@ func (s *Session) bind(m *wirepb.Bind) error {
 	}
 	r := s.r
 	in := s.instance(id)
-	if in == nil {
+	switch {
+	case in != nil:
+	case s.node != nil:
+		in = r.buried(id, &job{})
+	case r.abroad(id):
+		in = r.foreignInstance(id, s.job)
+	default:
 		in = r.absent(id, s.job)
 	}
 	return s.bindNumber(m.GetNumber(), in)
@@ -627,7 +686,7 @@ func (s *Session) bindNumber(number uint32, in *instance) error {
 
 // instance finds one that the session may know of: its tenant's.
 func (s *Session) instance(id yr.ID) *instance {
-	if in := s.r.instances[id]; in != nil && in.job.tenant == s.job.tenant {
+	if in := s.r.instances[id]; in != nil && (s.node != nil || in.job.tenant == s.job.tenant) {
 		return in
 	}
 	return nil
@@ -667,6 +726,10 @@ func (s *Session) kill(corr uint64, m *wirepb.Kill) {
 	if in == nil {
 		if _, ok := r.ended.find(id.String()); ok {
 			s.done(corr, nil) // it has ended already, which is what was asked for
+			return
+		}
+		if s.node == nil && r.abroad(id) {
+			s.killForeign(id, corr, m)
 			return
 		}
 		s.done(corr, yr.E("kill", yr.InstanceNotFound, "there is no instance %s on this node", id))

@@ -22,6 +22,10 @@ type job struct {
 	dir         string
 	env         map[string]string
 
+	home   *neighbour              // where its driver is; nil: here
+	nodes  map[*neighbour]struct{} // have something to do with it
+	enders []*neighbour            // are told when it has ended here
+
 	codes     map[string]*code
 	pools     map[*pool]struct{}
 	instances map[*instance]struct{}
@@ -54,6 +58,7 @@ func (r *Router) newJob(h *wirepb.Hello) *job {
 		recycle: min(recycle, maxRecycle), maxWorkers: max(0, int(h.GetMaxWorkers())),
 		language: h.GetLanguage(), interpreter: h.GetInterpreter(), codePaths: h.GetCodePaths(),
 		dir: h.GetWorkingDir(), env: h.GetEnvVars(),
+		nodes:     make(map[*neighbour]struct{}),
 		codes:     make(map[string]*code),
 		pools:     make(map[*pool]struct{}),
 		instances: make(map[*instance]struct{}),
@@ -104,6 +109,12 @@ func (r *Router) endJob(j *job, why string) {
 			}
 		}
 	}
+	for _, w := range r.workers {
+		if w.job == j && w.guest != nil && !w.guest.options.GetDetached() {
+			r.endWorker(w, "its job has ended: "+why)
+		}
+	}
+	r.endElsewhere(j, why)
 	for in := range j.instances {
 		if !in.detached() {
 			r.endInstance(in, yr.StateExited, yr.E("instance "+in.label(), yr.InstanceExited, "its job has ended: %s", why))
@@ -117,7 +128,7 @@ func (in *instance) detached() bool { return in.options.GetDetached() }
 // jobMayEnd answers GOODBYE when only detached instances are left, and forgets
 // the job when nothing is.
 func (r *Router) jobMayEnd(j *job) {
-	if !j.ended || j.workers > 0 {
+	if !j.ended || j.workers > 0 || len(j.nodes) > 0 {
 		return
 	}
 	for in := range j.instances {
@@ -129,6 +140,10 @@ func (r *Router) jobMayEnd(j *job) {
 		g.session.done(g.corr, nil)
 	}
 	j.goodbyes = nil
+	for _, n := range j.enders {
+		n.endedJob(j.id)
+	}
+	j.enders = nil
 	if len(j.instances) > 0 {
 		return
 	}

@@ -36,9 +36,12 @@ func (r *Router) openSession(p Peer, h *wirepb.Hello, page *os.File) (*Session, 
 	if r.closing {
 		return nil, yr.E("hello", yr.Communication, "the node is shutting down")
 	}
-	prefix, err := yr.ParsePrefix(h.GetPrefix())
-	if err != nil {
-		return nil, yr.Wrap("hello", yr.ParamInvalid, err)
+	prefix := r.opt.Tag.NewPrefix()
+	var err error
+	if h.GetPrefix() != "" {
+		if prefix, err = yr.ParsePrefix(h.GetPrefix()); err != nil {
+			return nil, yr.Wrap("hello", yr.ParamInvalid, err)
+		}
 	}
 	s := &Session{
 		r: r, conn: p.Conn, prefix: prefix, role: yr.Role(h.GetRole()), //nolint:gosec // checked below
@@ -110,7 +113,7 @@ func (s *Session) welcome(version uint16, w *worker, resumed bool) {
 		ResumeToken: r.resumeToken(s.id), Credit: creditDriver,
 		InlinePutBudget: inlineBudget, InlinePutMax: wire.MaxInlinePut, InlineResultMax: wire.MaxInlineResult,
 		ServerVersion: r.opt.Version, Resumed: resumed, LogDir: r.opt.LogDir,
-		StoreCapacity: r.opt.Store.Stats().Capacity,
+		StoreCapacity: r.opt.Store.Stats().Capacity, Prefix: s.prefix.String(),
 	}
 	if w != nil {
 		m.Credit = creditWorker

@@ -51,9 +51,14 @@ func (r *Router) claim(in *instance) {
 		panic("route: " + err.Error()) // a struct of strings
 	}
 	r.registry.add(func() {
-		err := r.claimRecord(key, record)
+		holder, err := r.claimRecord(key, record)
 		r.turn(func() {
 			switch {
+			case err == nil && holder.Node != "":
+				delete(r.named, key)
+				if in.state == yr.StateNew {
+					r.bindElsewhere(in, key, holder)
+				}
 			case in.state != yr.StateNew: // it was killed meanwhile
 				in.record = record
 				r.forgetName(in)
@@ -69,21 +74,41 @@ func (r *Router) claim(in *instance) {
 
 // claimRecord takes the name in the registry. A record of this node for an
 // instance that it does not have is left over from a crash and is replaced.
-func (r *Router) claimRecord(key nameKey, record []byte) error {
+func (r *Router) claimRecord(key nameKey, record []byte) (elsewhere nameRecord, err error) {
 	for range 3 {
 		old, claimed, err := r.opt.Registry.Claim(r.ctx, key.tenant, key.namespace, key.name, record)
 		if err != nil || claimed {
-			return err
+			return nameRecord{}, err
 		}
 		var holder nameRecord
-		if err := json.Unmarshal(old, &holder); err == nil && holder.Node != r.opt.Node {
-			return yr.E("claim", yr.InstanceDuplicated, "the name is taken by instance %s on node %s", holder.Instance, holder.Node)
+		if err := json.Unmarshal(old, &holder); err == nil && holder.Node != r.opt.Node && !r.nodeGone(r.ctx, holder) {
+			if r.opt.Cluster == nil {
+				return nameRecord{}, yr.E("claim", yr.InstanceDuplicated, "the name is taken by instance %s on node %s", holder.Instance, holder.Node)
+			}
+			return holder, nil
 		}
 		if err := r.opt.Registry.Drop(r.ctx, key.tenant, key.namespace, key.name, old); err != nil {
-			return err
+			return nameRecord{}, err
 		}
 	}
-	return yr.E("claim", yr.InstanceDuplicated, "others keep taking the name; try again")
+	return nameRecord{}, yr.E("claim", yr.InstanceDuplicated, "others keep taking the name; try again")
+}
+
+// bindElsewhere makes in a handle of the instance on another node that has its name.
+func (r *Router) bindElsewhere(in *instance, key nameKey, holder nameRecord) {
+	in.set(yr.StateNew, "the instance that has its name is asked for, on node "+string(holder.Node))
+	r.findAt(holder.Node, key, func(id yr.ID, f *wirepb.Found) {
+		switch {
+		case in.state != yr.StateNew:
+		case id.IsZero():
+			r.failInstance(in, yr.StateFatal, errorValue(yr.E("create "+in.label(), yr.InstanceDuplicated,
+				"the name is taken by instance %s on node %s, which does not answer for it; try again", holder.Instance, holder.Node)))
+		default:
+			first := r.foreignInstance(id, in.job)
+			first.descriptor = f.GetDescriptor_()
+			r.bindTo(in, first)
+		}
+	})
 }
 
 // bindTo makes in a second handle of the instance that has its name. Calls that
@@ -101,6 +126,11 @@ func (r *Router) bindTo(in, first *instance) {
 	slices.SortFunc(moved, func(a, b *call) int { return slices.Compare(a.id[:], b.id[:]) })
 	for _, c := range moved {
 		c.in = first
+		if first.foreign != nil {
+			c.waiting = 0
+			r.forward(c, false)
+			continue
+		}
 		first.enter(c)
 		if c.waiting == 0 {
 			r.callReady(c)
@@ -137,17 +167,29 @@ func (r *Router) forgetName(in *instance) {
 // found yet; the SDK asks again.
 func (s *Session) lookup(corr uint64, m *wirepb.Lookup) {
 	namespace := m.GetNamespace()
-	if namespace == "" {
+	if namespace == "" && s.node == nil {
 		namespace = s.job.namespace
 	}
+	key := nameKey{yr.Tenant(m.GetTenant()), m.GetNamespace(), m.GetName()}
+	if s.node == nil {
+		key = nameKey{s.job.tenant, namespace, m.GetName()}
+	}
+	answer := func(f *wirepb.Found) {
+		s.queue(func(dst []byte) []byte { return wire.AppendMessage(dst, wire.Found, corr, f) })
+	}
 	f := &wirepb.Found{}
-	if in := s.r.named[nameKey{s.job.tenant, namespace, m.GetName()}]; in != nil && in.state == yr.StateRunning {
+	in := s.r.named[key]
+	if in != nil && (in.state == yr.StateRunning || s.node != nil && !in.state.Ended()) {
 		f = &wirepb.Found{
-			Found: true, InstanceId: in.id[:], Descriptor_: in.descriptor, Language: in.job.language,
-			State: uint32(in.state), Ordered: in.ordered,
+			Found: in.state == yr.StateRunning, InstanceId: in.id[:], Descriptor_: in.descriptor, Language: in.job.language,
+			State: uint32(in.state), Ordered: in.ordered, //nolint:gosec // 0 to 13
 		}
 	}
-	s.queue(func(dst []byte) []byte { return wire.AppendMessage(dst, wire.Found, corr, f) })
+	if in != nil || s.node != nil || s.r.alone() {
+		answer(f)
+		return
+	}
+	s.r.findElsewhere(key, func(_ yr.ID, f *wirepb.Found) { answer(f) })
 }
 
 // registryQueue runs registry work in order, one piece at a time: a name that was

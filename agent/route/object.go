@@ -56,6 +56,16 @@ func (r *Router) set(n *store.Name[waiter], maker yr.ID, v *wire.Value) error {
 	return nil
 }
 
+// setBy is set for a value of a session: of a worker here, or of another node.
+//
+// hot: once per result.
+func (r *Router) setBy(maker *Session, n *store.Name[waiter], v *wire.Value) error {
+	if maker.node != nil {
+		return r.take(maker.node, n, v)
+	}
+	return r.set(n, maker.id, v)
+}
+
 // ownValue copies what aliases a read buffer.
 func ownValue(v *wire.Value) store.Value {
 	switch v.Kind {
@@ -73,6 +83,8 @@ func wireValue(n *store.Name[waiter]) wire.Value {
 	switch v.Kind {
 	case store.Shared:
 		return wire.Value{Kind: wire.Placed, Place: v.Place}
+	case store.Away:
+		return wire.AwayValue(wire.Source{ID: n.ID, Size: v.Source.Size})
 	case store.Error:
 		return wire.Value{Kind: wire.Failed, Code: v.Code, Serialized: v.Serialized, Data: v.Bytes}
 	}
@@ -107,11 +119,16 @@ func (r *Router) serve(n *store.Name[waiter]) {
 	waiters := n.Waiters
 	n.Waiters = nil
 	for _, w := range waiters {
-		if w.session != nil {
+		switch {
+		case w.session != nil:
 			w.session.sendObject(n)
-			continue
+		case w.frame != nil:
+			r.valueHere(w.frame, n)
+		case w.result != nil:
+			w.result.arrived()
+		default:
+			r.dependencyReady(w.call, n)
 		}
-		r.dependencyReady(w.call, n)
 	}
 	r.names.Unhold(n)
 }
@@ -120,6 +137,14 @@ func (r *Router) serve(n *store.Name[waiter]) {
 func (s *Session) sendObject(n *store.Name[waiter]) {
 	if s.full {
 		s.late = append(s.late, late{id: n.ID, object: true})
+		return
+	}
+	if s.node != nil {
+		v := withContains(s.r.valueFor(s.node, n), n)
+		s.queue(func(dst []byte) []byte { return wire.AppendObject(dst, wire.ObjectType, 0, n.ID, &v) })
+		return
+	}
+	if s.r.bringFor(n, waiter{session: s}) > 0 {
 		return
 	}
 	v := withContains(wireValue(n), n)
@@ -182,6 +207,7 @@ func (s *Session) count(t wire.Type, body []byte) error {
 		if t == wire.Release {
 			err = s.holder.Release(list.At(i), 1)
 		} else {
+			s.r.borrowKept(list.At(i))
 			err = s.holder.Retain(list.At(i), 1)
 		}
 		if err != nil && yr.CodeOf(err) != yr.ObjectNotFound {
@@ -193,6 +219,14 @@ func (s *Session) count(t wire.Type, body []byte) error {
 
 // freed is told by the table of every object that is gone.
 func (r *Router) freed(n *store.Name[waiter]) {
+	if len(r.loans) > 0 {
+		if l := r.loans[n.ID]; l != nil {
+			r.giveBack(n.ID, l)
+		}
+	}
+	if len(r.spread) > 0 {
+		r.forgetCopies(n.ID)
+	}
 	if n.Value.Kind == store.Shared && n.State == store.Ready {
 		r.freePlace(n.Value.Place)
 	}

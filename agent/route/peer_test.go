@@ -17,8 +17,6 @@ import (
 	"yr/agent/launch"
 	"yr/agent/route"
 	"yr/agent/session"
-	"yr/pkg/cluster"
-	"yr/pkg/cluster/inprocess"
 	"yr/pkg/wire"
 	"yr/pkg/wire/wirepb"
 	"yr/pkg/yr"
@@ -34,8 +32,11 @@ type node struct {
 	store  *store.Store
 	socket string
 
+	name      yr.Node
+	tag       yr.Tag
+	cluster   route.Cluster
 	kept      *kept
-	registry  *cluster.Cluster
+	registry  route.Registry
 	resources yr.Resources
 	serving   sync.WaitGroup
 
@@ -50,14 +51,20 @@ type node struct {
 
 func newNode(t *testing.T, resources yr.Resources) *node {
 	t.Helper()
+	return newNodeOf(t, "node-1", resources, newNames(), nil)
+}
+
+func newNodeOf(t *testing.T, name yr.Node, resources yr.Resources, registry route.Registry, others *lab) *node {
+	t.Helper()
 	n := &node{
 		t: t, socket: filepath.Join(t.TempDir(), "s"), workers: map[yr.ID]*worker{},
-		kept: &kept{files: map[string]*os.File{}}, resources: resources,
+		kept: &kept{files: map[string]*os.File{}}, resources: resources, name: name, tag: yr.NewTag(), registry: registry,
+	}
+	if others != nil {
+		n.cluster = others.add(n)
 	}
 	n.store = store.New(store.Options{Capacity: 64 << 20, Keep: n.kept.keep, Drop: n.kept.drop, Log: zerolog.Nop()})
 	require.NoError(t, n.store.Open(t.Context()))
-	n.registry = cluster.New(cluster.Options{Node: "node-1", KV: inprocess.New(), Log: zerolog.Nop()})
-	require.NoError(t, n.registry.Open(t.Context()))
 	n.router = n.newRouter()
 	require.NoError(t, n.router.Open(t.Context()))
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: n.socket})
@@ -80,7 +87,6 @@ func newNode(t *testing.T, resources yr.Resources) *node {
 		_ = l.Close()
 		wg.Wait()
 		require.NoError(t, n.store.Close(ctx))
-		require.NoError(t, n.registry.Close(ctx))
 		for name := range n.kept.files {
 			n.kept.drop(name)
 		}
@@ -90,8 +96,8 @@ func newNode(t *testing.T, resources yr.Resources) *node {
 
 func (n *node) newRouter() *route.Router {
 	return route.New(route.Options{
-		Node: "node-1", NodeIP: "127.0.0.1", Version: "test", LogDir: "logs", Resources: n.resources,
-		Store: n.store, Launcher: n, Registry: n.registry.Names(), Log: zerolog.Nop(), Grace: time.Second,
+		Node: n.name, Tag: n.tag, Cluster: n.cluster, NodeIP: "127.0.0.1", Version: "test", LogDir: "logs", Resources: n.resources,
+		Store: n.store, Launcher: n, Registry: n.registry, Log: zerolog.Nop(), Grace: time.Second,
 		Sign: func(string) string { return "signed" },
 	})
 }
@@ -164,7 +170,7 @@ func (n *node) Start(s launch.Spec) {
 			return
 		}
 		n.current().WorkerStarted(s.Worker, 1, nil)
-		prefix := yr.NewPrefix()
+		prefix := n.tag.NewPrefix()
 		w := &worker{peer: dial(n, wire.AppendHello(nil, 1, 1, &wirepb.Hello{
 			Role: uint32(yr.RoleWorker), Prefix: prefix.String(), WorkerId: s.Worker[:], Token: s.Token, Language: "test",
 		})), node: n, id: s.Worker, released: make(chan string, 16)}
@@ -279,7 +285,7 @@ type outcome struct {
 }
 
 func (n *node) driver(h *wirepb.Hello) *driver {
-	prefix := yr.NewPrefix()
+	prefix := n.tag.NewPrefix()
 	h.Role, h.Prefix, h.Language = uint32(yr.RoleDriver), prefix.String(), "test"
 	d := &driver{
 		peer: dial(n, wire.AppendHello(nil, 1, 1, h)), t: n.t, n: n,

@@ -10,8 +10,8 @@ import (
 	"yr/scheduler"
 )
 
-// Placement is the scheduler's; this file is how the router asks it. A node looks
-// at itself only: what does not fit here will be passed on to others by them.
+// Placement is the scheduler's; this file is how the router asks it about this
+// node, which is tried first. What does not fit here is hired elsewhere (hire.go).
 
 // shortage says that a worker does not fit now, and why.
 type shortage struct {
@@ -43,6 +43,7 @@ func (r *Router) place(w *worker, need yr.Resources, o *wirepb.Options) (shortag
 	case scheduler.Placed:
 		w.plan = plan
 		r.node.Take(plan)
+		r.kick()
 		return shortage{}, nil
 	case scheduler.Never:
 		return shortage{}, yr.E("schedule", plan.Code, "%s", plan.Reason)
@@ -51,8 +52,27 @@ func (r *Router) place(w *worker, need yr.Resources, o *wirepb.Options) (shortag
 	return shortage{true, plan.Reason}, nil
 }
 
-// infeasible is why no node can ever hold this, or nil.
+// alone reports whether there are no other nodes to pass work on to.
+func (r *Router) alone() bool { return r.opt.Cluster == nil || r.opt.Cluster.Alone() }
+
+// kick has others hear soon of what is free here.
+func (r *Router) kick() {
+	if r.opt.Cluster != nil {
+		r.opt.Cluster.Kick()
+	}
+}
+
+// infeasible is why nothing can ever hold this, or nil. What does not fit here may
+// fit on another node; the leader knows.
 func (r *Router) infeasible(need yr.Resources, o *wirepb.Options, j *job) error {
+	if !r.alone() {
+		_, request := r.request(need, o, j)
+		plan := scheduler.Place(&scheduler.State{Nodes: []scheduler.Node{r.node}}, request)
+		if plan.Verdict == scheduler.Never && plan.Code == yr.ParamInvalid {
+			return yr.E("schedule", plan.Code, "%s", plan.Reason)
+		}
+		return nil
+	}
 	plan := scheduler.Place(r.request(need, o, j))
 	if plan.Verdict == scheduler.Never {
 		return yr.E("schedule", plan.Code, "%s", plan.Reason)

@@ -6,8 +6,10 @@ import (
 	"slices"
 	"time"
 
+	"yr/pkg/wire"
 	"yr/pkg/wire/wirepb"
 	"yr/pkg/yr"
+	"yr/scheduler"
 )
 
 // code is a serialised function or class, kept once however often it is defined.
@@ -54,6 +56,8 @@ type pool struct {
 	never    error // no node can ever hold a worker of this pool
 	reason   string
 	stalled  bool      // it could not grow; nothing has changed since
+	asking   bool      // the leader was asked where it may grow
+	askAt    time.Time // not before
 	startAt  time.Time // not before: starts have failed
 }
 
@@ -116,8 +120,8 @@ func (j *job) code(r *Router, id []byte, name string, blob, object []byte) (*cod
 	return c, nil
 }
 
-// message is the DEFINE frame for a worker.
-func (c *code) message(r *Router, number uint32, initializer []byte) *wirepb.Function {
+// definition is the DEFINE frame for a worker.
+func (r *Router) definition(c *code, number uint32, initializer []byte, w *worker) *wirepb.Function {
 	m := &wirepb.Function{Number: number, CodeId: c.id, Name: c.name, Code: c.blob, Initializer: initializer}
 	if c.object.IsZero() {
 		return m
@@ -125,6 +129,15 @@ func (c *code) message(r *Router, number uint32, initializer []byte) *wirepb.Fun
 	n := r.names.Get(c.object)
 	if n == nil {
 		return m // the worker reports that the code is empty
+	}
+	if w.host != nil {
+		m.CodeValue = &wirepb.Value{}
+		if v := r.valueFor(w.host, n); v.Kind == wire.Away {
+			m.CodeValue.Away = v.Data
+		} else {
+			m.CodeValue.Inline = v.Data
+		}
+		return m
 	}
 	v := wireValue(n)
 	m.CodeValue = &wirepb.Value{Inline: v.Data, Segment: v.Place.Segment, Generation: v.Place.Generation, Offset: v.Place.Offset, Length: v.Place.Length}
@@ -165,7 +178,9 @@ func (r *Router) poolOf(j *job, o *wirepb.Options) (*pool, error) {
 		key: key, job: j, options: o, need: needOf(o),
 		concurrency: max(1, int(o.GetConcurrency())), max: max(0, int(o.GetMaxInstances())),
 	}
-	p.never = r.infeasible(p.need, o, j)
+	if r.alone() || scheduler.Validate(p.need) != nil {
+		p.never = r.infeasible(p.need, o, j)
+	}
 	r.pools[key] = p
 	j.pools[p] = struct{}{}
 	return p, nil
@@ -176,8 +191,10 @@ func (r *Router) poolOf(j *job, o *wirepb.Options) (*pool, error) {
 // hot: once per call.
 func (r *Router) dispatch(p *pool) {
 	if p.never != nil {
-		r.failQueue(p, p.never)
-		return
+		if p.never = r.infeasible(p.need, p.options, p.job); p.never != nil { // a node may have joined
+			r.failQueue(p, p.never)
+			return
+		}
 	}
 	if r.recovery != nil {
 		return // the workers of before the restart are coming back
@@ -189,7 +206,11 @@ func (r *Router) dispatch(p *pool) {
 			return
 		}
 		p.queue.pop()
-		r.deliver(w, c)
+		if r.here(c, w) {
+			r.deliver(w, c)
+		} else {
+			c.state = callWaiting // for its arguments to be brought here
+		}
 	}
 }
 
@@ -247,12 +268,42 @@ func (r *Router) grow(p *pool) {
 		}
 		if err := r.startPoolWorker(p, p.queue.peek().caller); err != nil {
 			p.reason = err.Error()
+			if yr.CodeOf(err) == yr.ScheduleCancelled {
+				return
+			}
+			r.askForPool(p)
 			return
 		}
 		p.reason = "a worker is starting"
 	}
 	p.stalled = false
 }
+
+// askForPool has the leader look for a node where the pool may grow.
+func (r *Router) askForPool(p *pool) {
+	if r.alone() || r.now.Before(p.askAt) {
+		return
+	}
+	_, request := r.request(p.need, p.options, p.job)
+	r.ask(&p.asking, request, func(plan scheduler.Plan, err error) {
+		p.askAt = r.now.Add(askAgain)
+		head := p.queue.peek()
+		switch {
+		case err != nil:
+			p.reason += "; the leader could not be asked for another node: " + messageOf(err)
+		case head == nil:
+		case plan.Verdict == scheduler.Placed && plan.Node != r.opt.Node:
+			r.hirePoolWorker(p, plan.Node)
+		case plan.Verdict == scheduler.Never:
+			r.failQueue(p, yr.E("schedule", plan.Code, "%s", plan.Reason))
+		case plan.Verdict == scheduler.Wait:
+			p.reason = plan.Reason
+		}
+	})
+}
+
+// askAgain is how long the leader's answer is good for.
+const askAgain = 250 * time.Millisecond
 
 // wanted is how many workers should be on their way for what is queued.
 func (p *pool) wanted() int {

@@ -27,33 +27,64 @@ func (r *Router) startPoolWorker(p *pool, caller *Session) error {
 	return nil
 }
 
+// hirePoolWorker hires a worker for a pool on a node that the leader named.
+func (r *Router) hirePoolWorker(p *pool, node yr.Node) {
+	w := &worker{pool: p, job: p.job, concurrency: p.concurrency}
+	r.startAt(node, w, p.need, p.options)
+	p.starting++
+	p.job.workers++
+}
+
+// startAt hires w on a node.
+func (r *Router) startAt(node yr.Node, w *worker, need yr.Resources, o *wirepb.Options) {
+	w.id, w.born, w.defined = r.opt.Tag.NewID(), r.now, make(map[uint32]bool)
+	r.hireAt(node, w, need, o)
+	r.workers[w.id] = w
+	r.counters.workersStarted.Add(1)
+}
+
 // start reserves what w needs and launches it. The error says what is short.
 func (r *Router) start(w *worker, need yr.Resources, o *wirepb.Options, note string, caller *Session) error {
 	if r.closing {
 		return yr.E("start worker", yr.ScheduleCancelled, "the node is shutting down")
 	}
-	if len(r.workers) >= r.opt.MaxWorkers {
-		return yr.E("start worker", yr.ResourceNotEnough, "this node runs %d worker processes, the most it may", r.opt.MaxWorkers)
+	if w.id.IsZero() {
+		w.id = r.opt.Tag.NewID()
 	}
-	if err := r.reserve(w, need, o, caller); err != nil {
-		return err
-	}
-	w.id, w.token = yr.NewID(), yr.NewID().String()+yr.NewID().String()
+	w.token = yr.NewID().String() + yr.NewID().String()
 	w.born = r.now
 	w.defined = make(map[uint32]bool)
+	if err := r.reserve(w, need, o); err != nil {
+		switch {
+		case w.guest == nil && r.elsewhere(w, need, o):
+		case caller.waits() && r.stuck() && r.overcommit(w, need):
+		default:
+			return err
+		}
+	}
 	r.workers[w.id] = w
 	r.counters.workersStarted.Add(1)
+	if w.host == nil {
+		r.launch(w, o, note)
+	}
+	return nil
+}
+
+// launch starts the process of a worker on this node.
+func (r *Router) launch(w *worker, o *wirepb.Options, note string) {
 	r.opt.Launcher.Start(launch.Spec{
 		Worker: w.id, Token: w.token, Job: w.job.id,
 		Language: w.job.language, Interpreter: w.job.interpreter,
 		Env: r.environment(w, o), Dir: w.job.dir, CodePaths: w.job.codePaths, Note: note,
 	})
-	return nil
 }
 
 // reserve takes resources for work that a session wants, if need be from idle
 // workers of other pools.
-func (r *Router) reserve(w *worker, need yr.Resources, o *wirepb.Options, caller *Session) error {
+func (r *Router) reserve(w *worker, need yr.Resources, o *wirepb.Options) error {
+	if len(r.workers) >= r.opt.MaxWorkers {
+		return yr.E("start worker", yr.ResourceNotEnough, "this node runs %d worker processes, the most it may", r.opt.MaxWorkers)
+	}
 	for {
 		wait, err := r.place(w, need, o)
 		if err != nil || !wait.short {
@@ -63,9 +94,6 @@ func (r *Router) reserve(w *worker, need yr.Resources, o *wirepb.Options, caller
 		coming := r.free.Clone()
 		coming.Add(r.leaving)
 		if _, enough := coming.Fits(need); enough || !r.endIdle(w.pool) {
-			if caller.waits() && r.stuck() && r.overcommit(w, need) {
-				return nil
-			}
 			return yr.E("schedule", yr.ResourceNotEnough, "%s", wait.reason)
 		}
 	}
@@ -80,7 +108,7 @@ func (s *Session) waits() bool {
 // else: nothing will be released until one more piece of work is done.
 func (r *Router) stuck() bool {
 	for _, w := range r.workers {
-		starting := w.session == nil
+		starting := !w.connected()
 		if starting || w.ending != "" || w.inflight.len() > 0 && w.blockedAt.IsZero() {
 			return false
 		}
@@ -111,8 +139,11 @@ func (r *Router) environment(w *worker, o *wirepb.Options) map[string]string {
 	}
 	maps.Copy(env, o.GetEnvVars())
 	id := w.id
-	if w.in != nil {
+	switch {
+	case w.in != nil:
 		id = w.in.id
+	case w.guest != nil && !w.guest.instance.IsZero():
+		id = w.guest.instance
 	}
 	env["INSTANCE_ID"] = id.String()
 	env["YR_RUNTIME_ID"] = "runtime-" + w.id.String()
@@ -136,6 +167,7 @@ func (r *Router) release(w *worker) {
 	}
 	w.plan = scheduler.Plan{}
 	r.hungry = true
+	r.kick()
 }
 
 // assign is asked for the worker that a HELLO names.
@@ -163,11 +195,17 @@ func (w *worker) assignment(node yr.Node) *wirepb.WorkerAssignment {
 		Job: string(w.job.id), Tenant: string(w.job.tenant), Namespace: w.job.namespace,
 		Concurrency: uint32(w.concurrency), Node: string(node), CodePaths: w.job.codePaths, //nolint:gosec // 1 to 1000
 	}
-	if w.in != nil {
+	switch {
+	case w.in != nil:
 		a.InstanceId = w.in.id[:]
 		a.Create = w.in.message
 		a.Options = w.in.options
-	} else {
+	case w.guest != nil:
+		a.Create, a.Options = w.guest.create, w.guest.options
+		if !w.guest.instance.IsZero() {
+			a.InstanceId = w.guest.instance[:]
+		}
+	default:
 		a.Options = w.pool.options
 	}
 	return a
@@ -176,8 +214,17 @@ func (w *worker) assignment(node yr.Node) *wirepb.WorkerAssignment {
 // join connects a worker to its session.
 func (r *Router) join(w *worker, s *Session, page *os.File) {
 	w.session, w.home, s.worker, w.page = s, s.id, w, page
-	w.everJoined = true
+	r.joined(w)
+}
+
+// joined is told that a worker has connected, here or on the node that runs it.
+func (r *Router) joined(w *worker) {
+	w.everJoined, w.joined = true, true
 	w.idleSince = r.now
+	if w.guest != nil {
+		r.guestJoined(w)
+		return
+	}
 	if p := w.pool; p != nil {
 		p.starting--
 		p.failures, p.failure = 0, nil
@@ -217,7 +264,7 @@ func (r *Router) endWorker(w *worker, why string) {
 		w.pool.without(w)
 		r.leaving.Add(w.plan.Take)
 	}
-	r.opt.Launcher.Kill(w.id)
+	r.killProcess(w)
 }
 
 // WorkerStarted is told how a start went.
@@ -263,6 +310,9 @@ func (r *Router) workerLeft(w *worker) {
 	if w.pool != nil {
 		w.pool.without(w)
 	}
+	if w.guest != nil {
+		w.guest.left(r)
+	}
 	if w.exit != nil {
 		r.workerGone(w, nil)
 		return
@@ -287,6 +337,10 @@ func (r *Router) workerGone(w *worker, cause error) {
 	}
 	r.release(w)
 	text := w.fate(cause)
+	if w.guest != nil {
+		r.guestGone(w, text, started, known)
+		return
+	}
 	list := append(r.resumedAt(w), w.inflight.after(0)...)
 	if p := w.pool; p != nil {
 		p.without(w)

@@ -74,7 +74,7 @@ type Registry interface {
 	Drop(ctx context.Context, tenant yr.Tenant, namespace, name string, record []byte) error
 }
 
-// Options configure a Router. All fields but Restarted, MaxWorkers and Devices are needed.
+// Options configure a Router. All fields but Cluster, Tag, MaxWorkers, Devices and Now are needed.
 type Options struct {
 	Node       yr.Node
 	NodeIP     string
@@ -86,6 +86,8 @@ type Options struct {
 	Store      *store.Store
 	Launcher   Launcher
 	Registry   Registry
+	Cluster    Cluster             // nil: there are no other nodes, and never will be
+	Tag        yr.Tag              // of this node, in the IDs that are made here
 	Sign       func(string) string // proves that this node said it, across restarts
 	Log        zerolog.Logger
 	Grace      time.Duration // for shutdown hooks that name no time of their own
@@ -120,8 +122,17 @@ type Router struct {
 	closing   bool
 	ended     graveyard // why things ended, for `yr why`
 
+	neighbours map[yr.Node]*neighbour
+	tagged     map[yr.Tag]*neighbour
+	foreigners map[yr.ID]*instance    // stand-ins for instances of other nodes
+	loans      map[yr.ID]*loan        // references that this node has at others
+	spread     map[yr.ID][]*neighbour // who may have copies of objects here
+	bringing   map[yr.ID]bool         // transfers under way
+	lending    lending
+	cache      *store.Holder[waiter] // keeps copies of other nodes' objects
+
 	counters struct {
-		calls, retries, failures, puts, workersStarted, workersLost atomic.Uint64
+		calls, retries, failures, puts, workersStarted, workersLost, brought atomic.Uint64
 	}
 
 	cancel context.CancelFunc
@@ -152,7 +163,15 @@ func New(opt Options) *Router {
 		wake:      make(chan struct{}, 1),
 	}
 	r.free = r.node.Available
+	r.neighbours = make(map[yr.Node]*neighbour)
+	r.tagged = make(map[yr.Tag]*neighbour)
+	r.foreigners = make(map[yr.ID]*instance)
+	r.loans = make(map[yr.ID]*loan)
+	r.spread = make(map[yr.ID][]*neighbour)
+	r.bringing = make(map[yr.ID]bool)
+	r.lending.open = make(map[uint64]bool)
 	r.names = store.NewNames(r.freed)
+	r.cache = r.names.Join(yr.NewID(), "")
 	r.deadlines.init()
 	return r
 }
@@ -177,6 +196,11 @@ func (r *Router) Close(ctx context.Context) error {
 		}
 		for _, in := range r.instances {
 			r.endInstance(in, yr.StateExited, yr.E("shutdown", yr.InstanceExited, "the node is shutting down"))
+		}
+		for _, w := range r.workers {
+			if w.guest != nil {
+				r.endWorker(w, "the node is shutting down")
+			}
 		}
 	})
 	r.awaitWorkers(ctx)

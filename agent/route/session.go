@@ -14,7 +14,8 @@ import (
 // holds and what it waits for. Guarded by Router.mu.
 type Session struct {
 	r    *Router
-	conn *session.Conn
+	conn conn
+	node *neighbour // role node
 
 	id      yr.ID // prefix with sequence 0
 	prefix  yr.Prefix
@@ -43,10 +44,13 @@ type target struct {
 	in *instance
 }
 
-// waiter is who wants to know when an object has its value: a call or a session.
+// waiter is who wants to know when an object has its value, or its bytes are here:
+// a call, a session, a frame for a guest, or a result for a session.
 type waiter struct {
 	call    *call
 	session *Session
+	frame   *heldFrame
+	result  *awaited
 }
 
 // ID names the session.
@@ -86,7 +90,7 @@ func (s *Session) handle(frames []byte) error {
 			return err
 		}
 	}
-	if w := s.worker; w != nil && done > 0 {
+	if w := s.worker; w != nil && w.guest == nil && done > 0 {
 		s.r.settled(w, done)
 	}
 	return nil
@@ -110,19 +114,31 @@ func (s *Session) frame(h wire.Header, body []byte) error {
 		return s.get(body)
 	case wire.Blocked:
 		after, err := wire.DecodeBlocked(body)
-		if err == nil && s.worker != nil {
-			r.blocked(s.worker, after)
+		switch w := s.worker; {
+		case err != nil || w == nil:
+		case w.guest != nil:
+			r.guestBlocked(w, after)
+		default:
+			r.blocked(w, after)
 		}
 		return err
 	case wire.Unblocked:
-		if s.worker != nil {
-			r.unblocked(s.worker)
+		switch w := s.worker; {
+		case w == nil:
+		case w.guest != nil:
+			r.guestUnblocked(w)
+		default:
+			r.unblocked(w)
 		}
 		return nil
 	case wire.Yield:
 		after, reason, err := wire.DecodeYield(body)
-		if err == nil && s.worker != nil {
-			r.yielded(s.worker, after, reason)
+		switch w := s.worker; {
+		case err != nil || w == nil:
+		case w.guest != nil:
+			r.guestYielded(w, after, reason)
+		default:
+			r.yielded(w, after, reason)
 		}
 		return err
 	case wire.Lease:

@@ -55,7 +55,8 @@ func (r *Router) Instances() []yr.InstanceView {
 		list = append(list, r.instanceView(in))
 	}
 	for _, w := range r.workers {
-		if w.pool != nil {
+		pooled := w.pool != nil && w.host == nil || w.guest != nil && w.guest.instance.IsZero()
+		if pooled { // a worker is listed by the node that runs it, an instance by its home
 			list = append(list, r.workerView(w))
 		}
 	}
@@ -71,6 +72,9 @@ func (r *Router) instanceView(in *instance) yr.InstanceView {
 	}
 	if w := in.worker; w != nil {
 		v.PID, v.Worker = w.pid, w.id.String()
+		if w.host != nil {
+			v.Node = w.host.node
+		}
 		v.Pending += w.inflight.len()
 		if !w.blockedAt.IsZero() && v.Reason == "" {
 			v.Reason = "it waits inside a method"
@@ -87,7 +91,7 @@ func (r *Router) workerView(w *worker) yr.InstanceView {
 	switch {
 	case w.ending != "":
 		v.State, v.Reason = yr.StateExiting.String(), w.ending
-	case w.session == nil:
+	case !w.connected():
 		v.State, v.Reason = yr.StateCreating.String(), "its process is starting"
 	default:
 		v.State = yr.StateRunning.String()
@@ -129,6 +133,10 @@ func (r *Router) callView(c *call) yr.CallView {
 // reason says what a call waits for.
 func (r *Router) reason(c *call) string {
 	switch {
+	case c.at != nil:
+		return "it was sent to node " + string(c.at.node) + ", where its instance is"
+	case c.state == callRunning && c.worker == nil:
+		return "the node of its instance is being looked for"
 	case c.state == callRunning:
 		w := c.worker
 		if cur := w.current(); cur != nil && cur != c && w.concurrency == 1 {
@@ -136,6 +144,9 @@ func (r *Router) reason(c *call) string {
 		}
 		if !w.blockedAt.IsZero() {
 			return "it runs on worker " + w.id.String() + " and waits inside (see the calls it made)"
+		}
+		if w.host != nil {
+			return "it runs on worker " + w.id.String() + " (pid " + itoa(w.pid) + " on node " + string(w.host.node) + ")"
 		}
 		return "it runs on worker " + w.id.String() + " (pid " + itoa(w.pid) + ")"
 	case c.waiting > 0:
@@ -150,6 +161,9 @@ func (r *Router) reason(c *call) string {
 	case c.in != nil:
 		if c.in.state != yr.StateRunning {
 			return "its instance is " + c.in.state.String() + ": " + c.in.reason
+		}
+		if c.in.worker == nil {
+			return "its instance has no worker"
 		}
 		return fmt.Sprintf("its instance works on %d calls before it", c.in.pending+c.in.worker.inflight.len()-1)
 	case c.fn.pool.reason != "":
@@ -255,6 +269,7 @@ func (r *Router) blocker(c *call) *call {
 				return r.calls[n.ID]
 			}
 		}
+	case c.state == callRunning && c.worker == nil:
 	case c.state == callRunning && !c.worker.blockedAt.IsZero():
 		for _, child := range r.calls {
 			if child.parent == c.id {
@@ -281,6 +296,7 @@ func (r *Router) Counters() map[string]uint64 {
 		"segments": n(s.Segments), "store_live_bytes": s.Live, "store_leased_bytes": s.Leased, "inline_bytes": s.Inline,
 		"calls_total": r.counters.calls.Load(), "puts_total": r.counters.puts.Load(),
 		"retries_total": r.counters.retries.Load(), "failures_total": r.counters.failures.Load(),
+		"fetched_bytes_total": r.counters.brought.Load(), "neighbours": n(len(r.neighbours)), "loans": n(len(r.loans)),
 		"workers_started_total": r.counters.workersStarted.Load(), "workers_lost_total": r.counters.workersLost.Load(),
 	}
 }

@@ -22,6 +22,13 @@ type worker struct {
 	concurrency int
 	plan        scheduler.Plan // what it took from the node, until it is gone
 
+	// A worker that another node runs for this one: session is nil.
+	host     *neighbour
+	hire     uint32       // its number on the link
+	hiredFor yr.Resources // what it takes there
+	joined   bool         // it has connected there
+	guest    *guest       // or: what this node knows of a worker that it runs for another one
+
 	pid     int
 	session *Session // nil: not connected yet, or no more
 	home    yr.ID    // the session that it is, or was
@@ -44,7 +51,10 @@ type worker struct {
 	exit       *launch.Exit
 	everJoined bool
 	unbuilt    bool // resumed, and nobody told it to build its instance
-	leftAt     time.Time
+
+	lastStarted uint64 // hired, and gone: the last delivery that it began
+	startKnown  bool
+	leftAt      time.Time
 }
 
 // delivery is a task at a worker.
@@ -114,7 +124,7 @@ func (q *ring) after(number uint64) []delivery {
 
 // open reports whether the worker may be sent tasks at all.
 func (w *worker) open() bool {
-	return w.session != nil && !w.session.closed && !w.retiring && w.ending == "" && !w.recalled && (w.blockedAt.IsZero() || w.noYield)
+	return w.connected() && !w.retiring && w.ending == "" && !w.recalled && (w.blockedAt.IsZero() || w.noYield)
 }
 
 // takes reports whether one more task of this estimate may be sent now. Nothing
@@ -132,6 +142,9 @@ func (w *worker) takes(est time.Duration, now time.Time) bool {
 
 // current is the call that the worker runs, as far as order tells.
 func (w *worker) current() *call {
+	if w.guest != nil {
+		return w.guest.current()
+	}
 	for i := range w.inflight.list {
 		if c := w.inflight.list[i].call; c != nil {
 			return c
@@ -142,6 +155,9 @@ func (w *worker) current() *call {
 
 // started is the last delivery that the worker began, read from its progress page.
 func (w *worker) started() (uint64, bool) {
+	if w.host != nil {
+		return w.lastStarted, w.startKnown
+	}
 	if w.page == nil {
 		return 0, false
 	}
@@ -173,18 +189,18 @@ func (r *Router) deliver(w *worker, c *call) {
 		t.Target = c.fn.number
 		if !w.defined[t.Target] {
 			w.defined[t.Target] = true
-			m := c.fn.code.message(r, t.Target, c.fn.initializer)
-			w.session.queue(func(dst []byte) []byte { return wire.AppendMessage(dst, wire.Define, 0, m) })
+			m := r.definition(c.fn.code, t.Target, c.fn.initializer, w)
+			w.send(func(dst []byte) []byte { return wire.AppendMessage(dst, wire.Define, 0, m) })
 		}
 	}
 	var flags uint8
 	if c.argsBlob {
 		flags = wire.ArgsBlob
 	}
-	w.session.queue(func(dst []byte) []byte {
+	w.sendDepth(c.depth, func(dst []byte) []byte {
 		dst, at := wire.AppendTask(dst, flags, c.delivery, &t)
 		for i := range c.nvals {
-			dst = r.appendDependency(dst, c.deps.At(i))
+			dst = r.appendDependency(dst, c.deps.At(i), w)
 		}
 		tail := wire.Tail{Attempt: c.attempt, Trace: c.trace}
 		if !c.deadline.IsZero() {
@@ -195,10 +211,14 @@ func (r *Router) deliver(w *worker, c *call) {
 }
 
 // appendDependency appends the value of a dependency; the call holds it.
-func (r *Router) appendDependency(dst []byte, id yr.ID) []byte {
+func (r *Router) appendDependency(dst []byte, id yr.ID, w *worker) []byte {
 	var v wire.Value
 	if n := r.names.Get(id); n != nil && n.State != store.Pending {
-		v = wireValue(n)
+		if w.host != nil {
+			v = r.valueFor(w.host, n)
+		} else {
+			v = wireValue(n)
+		}
 	} else {
 		v = errorValue(yr.E("argument "+id.String(), yr.ObjectNotFound, "it was lost when the node's daemon was restarted"))
 	}
@@ -226,16 +246,28 @@ func (s *Session) result(number uint64, body []byte) error {
 		return err
 	}
 	s.scratch = values[:0]
-	w, r := s.worker, s.r
-	if w == nil {
+	w := s.worker
+	switch {
+	case w == nil:
 		return yr.E("result", yr.FrameMalformed, "this session is not a worker")
+	case w.guest != nil:
+		s.r.guestResult(w, number, id, values)
+	default:
+		s.r.result(w, number, id, values, s)
 	}
+	return nil
+}
+
+// result takes the outcome of a task. maker is whose memory the values lie in.
+//
+// hot: once per call.
+func (r *Router) result(w *worker, number uint64, id yr.ID, values []wire.Value, maker *Session) {
 	d, ok := w.inflight.take(number)
 	if !ok {
-		if !r.recoveredResult(id, values, s) {
-			r.discard(values, s) // the task was given back, or this is a repetition
+		if w.host != nil || !r.recoveredResult(id, values, maker) {
+			r.discard(id, values, maker) // the task was given back, or this is a repetition
 		}
-		return nil
+		return
 	}
 	w.backlog -= d.est
 	c := d.call
@@ -245,18 +277,17 @@ func (s *Session) result(number uint64, body []byte) error {
 	}
 	if w.in != nil && w.in.constructing(number) {
 		r.constructed(w.in, values)
-		return nil
+		return
 	}
 	if c == nil || c.state != callRunning || c.worker != w {
-		r.discard(values, s)
-		return nil
+		r.discard(id, values, maker)
+		return
 	}
 	failed := len(values) == 1 && values[0].Kind == wire.Failed
 	if failed && r.retry(c) {
-		return nil
+		return
 	}
-	r.complete(c, values, s)
-	return nil
+	r.complete(c, values, maker)
 }
 
 // settled closes the books on a chunk of results: how long the calls took, and
@@ -309,7 +340,7 @@ func (r *Router) blocked(w *worker, after uint64) {
 
 // takeBack returns every task beyond a delivery to its queue.
 func (r *Router) takeBack(w *worker, after uint64) {
-	w.session.queue(func(dst []byte) []byte { return wire.AppendEmpty(dst, wire.Yielded, 0) })
+	w.send(func(dst []byte) []byte { return wire.AppendEmpty(dst, wire.Yielded, 0) })
 	r.requeueAll(w, w.inflight.after(after))
 }
 
@@ -342,11 +373,11 @@ func (r *Router) unblocked(w *worker) {
 
 // recall asks a worker for the tasks that it has not started.
 func (r *Router) recall(w *worker) {
-	if w.recalled || w.in != nil || w.concurrency > 1 || w.session == nil {
+	if w.recalled || w.in != nil || w.concurrency > 1 || !w.connected() {
 		return
 	}
 	w.recalled = true
-	w.session.queue(func(dst []byte) []byte { return wire.AppendEmpty(dst, wire.Recall, 0) })
+	w.send(func(dst []byte) []byte { return wire.AppendEmpty(dst, wire.Recall, 0) })
 }
 
 // yielded takes the answer to RECALL, or the farewell of a worker.
@@ -367,7 +398,13 @@ func (r *Router) yielded(w *worker, after uint64, reason uint8) {
 // tickWorker does what time brings about for one worker and says when to look
 // again.
 func (r *Router) tickWorker(w *worker) time.Duration {
-	if w.session == nil {
+	if w.guest != nil {
+		return r.tickGuest(w)
+	}
+	if w.host != nil && !w.joined {
+		return r.tickHire(w)
+	}
+	if w.host == nil && w.session == nil {
 		if w.everJoined && w.exit == nil && r.now.Sub(w.leftAt) > hangUp {
 			r.endWorker(w, "it closed its connection")
 		}

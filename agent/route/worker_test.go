@@ -1,6 +1,7 @@
 package route_test
 
 import (
+	"bytes"
 	"net"
 	"strconv"
 	"strings"
@@ -17,6 +18,9 @@ import (
 //
 //	echo X       returns X
 //	first        returns the value of its first dependency
+//	size         returns how long its first dependency is
+//	large N      returns N bytes in shared memory
+//	wrap X       puts X and returns a reference to it
 //	raise X      fails as user code does; the worker retires
 //	die          the process ends
 //	who          returns the worker's id
@@ -157,6 +161,13 @@ func (w *worker) work() {
 		switch command {
 		case "first":
 			w.finish(string(t.values[0].Data))
+		case "size":
+			w.finish(strconv.FormatUint(t.values[0].Place.Length, 10))
+		case "large":
+			n, _ := strconv.Atoi(arg)
+			w.large(n)
+		case "wrap":
+			w.wrap(arg)
 		case "raise":
 			w.fail(arg)
 		case "flaky":
@@ -196,6 +207,45 @@ func (w *worker) work() {
 			w.finish(arg)
 		}
 	}
+}
+
+// large answers the running task with a value in shared memory.
+func (w *worker) large(n int) {
+	w.send(wire.AppendMessage(nil, wire.Lease, 1, &wirepb.LeaseRequest{Size: uint64(n)})) //nolint:gosec // small
+	for {
+		h, body, err := w.next(5 * time.Second)
+		if err != nil || h.Type != wire.Leased {
+			return
+		}
+		l := &wirepb.Lease{}
+		if wire.DecodeMessage(h.Type, body, l) != nil {
+			return
+		}
+		place := yr.Place{Segment: l.GetSegment(), Generation: l.GetGeneration(), Length: uint64(n)} //nolint:gosec // small
+		f, err := w.node.store.File(place.Segment, place.Generation, true, w.prefix.ID(0))
+		if err != nil {
+			return
+		}
+		_, _ = f.WriteAt(bytes.Repeat([]byte{'y'}, n), 0)
+		_ = f.Close()
+		w.answer(wire.Value{Kind: wire.Placed, Place: place})
+		return
+	}
+}
+
+// wrap answers the running task with a reference to an object that it puts.
+func (w *worker) wrap(text string) {
+	w.seq++
+	id := w.prefix.ID(w.seq)
+	w.send(wire.AppendObject(nil, wire.PutType, 0, id, &wire.Value{Data: []byte(text)}))
+	w.answer(wire.Value{Data: []byte("a reference"), Contains: id[:]})
+	w.send(wire.AppendIDs(nil, wire.Release, 0, []yr.ID{id}))
+}
+
+func (w *worker) answer(v wire.Value) {
+	t := w.queue[0]
+	w.queue, w.running = w.queue[1:], false
+	w.send(wire.AppendResult(nil, t.number, t.ID, []wire.Value{v}))
 }
 
 // block says that the running task waits, after sending what it waits for.

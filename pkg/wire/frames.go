@@ -98,6 +98,30 @@ func EndTask(dst []byte, at int, t *Task, tail *Tail) []byte {
 	return finish(AppendTail(dst, tail), at)
 }
 
+// EndTaskRaw is EndTask with a tail as it was received.
+func EndTaskRaw(dst []byte, at int, t *Task, tail []byte) []byte {
+	dst = append(dst, t.Method...)
+	dst = append(dst, t.Args...)
+	return finish(append(dst, tail...), at)
+}
+
+// TaskValues is the number of values in the body of a TASK frame, and TaskID its
+// call, without decoding the rest; 0 and zero if it is cut short.
+func TaskValues(b []byte) int {
+	if len(b) < taskHead {
+		return 0
+	}
+	return int(le.Uint16(b[28:]))
+}
+
+// TaskID is documented at TaskValues.
+func TaskID(b []byte) yr.ID {
+	if len(b) < taskHead {
+		return yr.ID{}
+	}
+	return yr.ID(b[:yr.IDLen])
+}
+
 // DecodeTask reads the body of a TASK frame: the task, its values and its tail.
 func DecodeTask(b []byte) (t Task, values []Value, tail []byte, err error) {
 	if len(b) < taskHead {
@@ -183,7 +207,7 @@ func DecodeObject(b []byte, v *Value) (id yr.ID, tail []byte, err error) {
 	return id, tail, err
 }
 
-// AppendIDs appends a RETAIN, RELEASE or GET frame.
+// AppendIDs appends a RETAIN, RELEASE, GET, EVICT or EVICTED frame.
 func AppendIDs(dst []byte, t Type, corr uint64, ids []yr.ID) []byte {
 	dst, at := begin(dst, t, 0, corr)
 	dst = le.AppendUint32(dst, uint32(len(ids))) //nolint:gosec // bounded by MaxBody
@@ -193,7 +217,7 @@ func AppendIDs(dst []byte, t Type, corr uint64, ids []yr.ID) []byte {
 	return finish(dst, at)
 }
 
-// DecodeIDs reads the body of a RETAIN, RELEASE or GET frame.
+// DecodeIDs reads the body of what AppendIDs appends.
 func DecodeIDs(b []byte) (IDs, error) {
 	if len(b) < 4 {
 		return nil, malformed("a list of references is cut short")

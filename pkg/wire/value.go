@@ -10,6 +10,7 @@ const (
 	Inline Kind = 0
 	Placed Kind = 1
 	Failed Kind = 2
+	Away   Kind = 3 // the bytes are on another node, or on disk: Source says where to ask
 )
 
 // Value is one object as it travels: its bytes, its place in shared memory, or
@@ -89,6 +90,10 @@ func decodeValue(b []byte, v *Value) ([]byte, error) {
 	b = b[valueHead:]
 	switch v.Kind {
 	case Inline:
+	case Away:
+		if n != sourceLen {
+			return nil, malformed("a source has %d bytes, not %d", sourceLen, n)
+		}
 	case Placed:
 		if len(b) < placeLen {
 			return nil, malformed("a place is cut short: %d bytes, want %d", len(b), placeLen)

@@ -37,7 +37,8 @@ const (
 // Type is the kind of a frame.
 type Type uint8
 
-// The frame types. Ranges 80-95 (streams) and 96-111 (keys) are reserved.
+// The frame types. Ranges 80-95 (streams) and 96-111 (keys) are reserved; 112-127
+// are spoken between nodes only.
 const (
 	Hello      Type = 1
 	Welcome    Type = 2
@@ -77,6 +78,21 @@ const (
 	Map        Type = 68
 	Mapped     Type = 69
 	Announced  Type = 70
+	Evict      Type = 71
+	Evicted    Type = 72
+
+	// Between nodes.
+	Greet    Type = 112
+	Hire     Type = 113
+	Hired    Type = 114
+	Dismiss  Type = 115
+	Gone     Type = 116
+	Relay    Type = 117
+	Borrow   Type = 118
+	Lent     Type = 119
+	Forget   Type = 120
+	JobEnd   Type = 121
+	JobEnded Type = 122
 )
 
 // Flags of CALL, TASK and PUT.
@@ -122,7 +138,7 @@ func Next(buf []byte) (h Header, body, rest []byte, err error) {
 		return h, nil, buf, ErrShort
 	}
 	h = Header{Length: le.Uint32(buf), Type: Type(buf[4]), Flags: buf[5], Corr: le.Uint64(buf[8:])}
-	if h.Length > MaxBody {
+	if h.Length > MaxBody && (h.Type != Relay || h.Length > MaxBody+relayHead+HeaderLen) {
 		return h, nil, buf, malformed("a frame of %d bytes is over the limit of %d; send large values through shared memory", h.Length, MaxBody)
 	}
 	end := HeaderLen + int(h.Length)

@@ -31,6 +31,57 @@ type ID [IDLen]byte
 // Prefix is the caller part of an ID.
 type Prefix [PrefixLen]byte
 
+// TagLen is the part of a prefix that names the node where the session lives, so
+// that every ID tells where its thing is at home.
+const TagLen = 3
+
+// Tag names a node in IDs: unique in a cluster, for as long as the node's data
+// directory lives. The zero Tag names none.
+type Tag [TagLen]byte
+
+func (t Tag) String() string { return string(t[:]) }
+
+// ParseTag reads a tag.
+func ParseTag(s string) (Tag, error) {
+	if len(s) != TagLen {
+		return Tag{}, fmt.Errorf("tag %q has %d characters, want %d", s, len(s), TagLen)
+	}
+	for _, c := range []byte(s) {
+		if !alphanumeric(c) {
+			return Tag{}, fmt.Errorf("tag %q holds %q; it is made of letters and digits", s, c)
+		}
+	}
+	return Tag([]byte(s)), nil
+}
+
+// NewTag returns a random tag.
+func NewTag() Tag {
+	p := NewPrefix()
+	return Tag(p[:TagLen])
+}
+
+// Tag is the node part of a prefix.
+func (p Prefix) Tag() Tag { return Tag(p[:TagLen]) }
+
+// Tag is the node part of an ID.
+func (id ID) Tag() Tag { return Tag(id[:TagLen]) }
+
+// NewPrefix returns a random prefix of the tagged node; of no node if t is zero.
+func (t Tag) NewPrefix() Prefix {
+	p := NewPrefix()
+	if t != (Tag{}) {
+		copy(p[:], t[:])
+	}
+	return p
+}
+
+// NewID returns a fresh ID of the tagged node, with its own prefix.
+func (t Tag) NewID() ID { return t.NewPrefix().ID(0) }
+
+func alphanumeric(c byte) bool {
+	return c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z'
+}
+
 const prefixAlphabet = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 // NewPrefix returns a random prefix: 53 bits, with which a million sessions
@@ -53,7 +104,7 @@ func ParsePrefix(s string) (Prefix, error) {
 		return Prefix{}, fmt.Errorf("prefix %q has %d characters, want %d", s, len(s), PrefixLen)
 	}
 	for _, c := range []byte(s) {
-		if !(c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c == '-' || c == '_') {
+		if !alphanumeric(c) && c != '-' && c != '_' {
 			return Prefix{}, fmt.Errorf("prefix %q holds %q; it is made of letters, digits, - and _", s, c)
 		}
 	}

@@ -49,6 +49,7 @@ const (
 	RoleDriver Role = 1 // a user's program
 	RoleWorker Role = 2 // a process that yr started to run user code
 	RoleData   Role = 3 // a plain data client: keys, objects and streams only
+	RoleNode   Role = 4 // another node's agent, over a link between nodes
 )
 
 func (r Role) String() string {
@@ -59,6 +60,8 @@ func (r Role) String() string {
 		return "worker"
 	case RoleData:
 		return "data"
+	case RoleNode:
+		return "node"
 	}
 	return "unknown"
 }

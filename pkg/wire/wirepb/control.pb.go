@@ -27,7 +27,7 @@ const (
 type Hello struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
 	Role            uint32                 `protobuf:"varint,1,opt,name=role,proto3" json:"role,omitempty"`                                             // yr.Role: 1 driver, 2 worker, 3 data
-	Prefix          string                 `protobuf:"bytes,2,opt,name=prefix,proto3" json:"prefix,omitempty"`                                          // 9 characters; every ID that this session makes starts with it
+	Prefix          string                 `protobuf:"bytes,2,opt,name=prefix,proto3" json:"prefix,omitempty"`                                          // 9 characters; every ID that this session makes starts with it. Empty: the agent gives one
 	Language        string                 `protobuf:"bytes,3,opt,name=language,proto3" json:"language,omitempty"`                                      // "python", "cpp", "java", "go"
 	LanguageVersion string                 `protobuf:"bytes,4,opt,name=language_version,json=languageVersion,proto3" json:"language_version,omitempty"` // "3.11.7"
 	SdkVersion      string                 `protobuf:"bytes,5,opt,name=sdk_version,json=sdkVersion,proto3" json:"sdk_version,omitempty"`
@@ -48,6 +48,7 @@ type Hello struct {
 	Worker          *WorkerState           `protobuf:"bytes,20,opt,name=worker,proto3" json:"worker,omitempty"`                                                                                            // a resuming worker says what it is
 	EnvVars         map[string]string      `protobuf:"bytes,21,rep,name=env_vars,json=envVars,proto3" json:"env_vars,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // for all workers of this job
 	Leases          []*Lease               `protobuf:"bytes,22,rep,name=leases,proto3" json:"leases,omitempty"`                                                                                            // slabs that a resuming session still holds
+	Evicts          bool                   `protobuf:"varint,23,opt,name=evicts,proto3" json:"evicts,omitempty"`                                                                                           // this SDK answers EVICT
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -236,6 +237,13 @@ func (x *Hello) GetLeases() []*Lease {
 	return nil
 }
 
+func (x *Hello) GetEvicts() bool {
+	if x != nil {
+		return x.Evicts
+	}
+	return false
+}
+
 type WorkerState struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Assignment    []byte                 `protobuf:"bytes,1,opt,name=assignment,proto3" json:"assignment,omitempty"` // WorkerAssignment as it was received in Welcome, unchanged
@@ -320,6 +328,7 @@ type Welcome struct {
 	LogDir          string                 `protobuf:"bytes,12,opt,name=log_dir,json=logDir,proto3" json:"log_dir,omitempty"`
 	Assignment      []byte                 `protobuf:"bytes,13,opt,name=assignment,proto3" json:"assignment,omitempty"`                             // workers: a WorkerAssignment; kept and given back when resuming
 	StoreCapacity   uint64                 `protobuf:"varint,14,opt,name=store_capacity,json=storeCapacity,proto3" json:"store_capacity,omitempty"` // bytes of shared memory of this node
+	Prefix          string                 `protobuf:"bytes,15,opt,name=prefix,proto3" json:"prefix,omitempty"`                                     // of this session, if its HELLO named none
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -450,6 +459,13 @@ func (x *Welcome) GetStoreCapacity() uint64 {
 		return x.StoreCapacity
 	}
 	return 0
+}
+
+func (x *Welcome) GetPrefix() string {
+	if x != nil {
+		return x.Prefix
+	}
+	return ""
 }
 
 type WorkerAssignment struct {
@@ -787,6 +803,7 @@ type Value struct {
 	Generation    uint32                 `protobuf:"varint,3,opt,name=generation,proto3" json:"generation,omitempty"`
 	Offset        uint64                 `protobuf:"varint,4,opt,name=offset,proto3" json:"offset,omitempty"`
 	Length        uint64                 `protobuf:"varint,5,opt,name=length,proto3" json:"length,omitempty"` // > 0: a place
+	Away          []byte                 `protobuf:"bytes,6,opt,name=away,proto3" json:"away,omitempty"`      // between nodes: an Away value's source
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -854,6 +871,13 @@ func (x *Value) GetLength() uint64 {
 		return x.Length
 	}
 	return 0
+}
+
+func (x *Value) GetAway() []byte {
+	if x != nil {
+		return x.Away
+	}
+	return nil
 }
 
 type Function struct {
@@ -1160,6 +1184,7 @@ type Lookup struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	Namespace     string                 `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Tenant        string                 `protobuf:"bytes,3,opt,name=tenant,proto3" json:"tenant,omitempty"` // between nodes; else it is the session's
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1204,6 +1229,13 @@ func (x *Lookup) GetName() string {
 func (x *Lookup) GetNamespace() string {
 	if x != nil {
 		return x.Namespace
+	}
+	return ""
+}
+
+func (x *Lookup) GetTenant() string {
+	if x != nil {
+		return x.Tenant
 	}
 	return ""
 }
@@ -1780,11 +1812,547 @@ func (x *MapRequest) GetWritable() bool {
 	return false
 }
 
+// Greet is the first frame on a link.
+type Greet struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Tag           string                 `protobuf:"bytes,1,opt,name=tag,proto3" json:"tag,omitempty"` // of the node that says it
+	Version       string                 `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Greet) Reset() {
+	*x = Greet{}
+	mi := &file_pkg_wire_control_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Greet) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Greet) ProtoMessage() {}
+
+func (x *Greet) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_wire_control_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Greet.ProtoReflect.Descriptor instead.
+func (*Greet) Descriptor() ([]byte, []int) {
+	return file_pkg_wire_control_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *Greet) GetTag() string {
+	if x != nil {
+		return x.Tag
+	}
+	return ""
+}
+
+func (x *Greet) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+// JobInfo is what a node needs to know of a job that lives on another one.
+type JobInfo struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Job           string                 `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
+	Tenant        string                 `protobuf:"bytes,2,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	Namespace     string                 `protobuf:"bytes,3,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Language      string                 `protobuf:"bytes,4,opt,name=language,proto3" json:"language,omitempty"`
+	Interpreter   string                 `protobuf:"bytes,5,opt,name=interpreter,proto3" json:"interpreter,omitempty"`
+	CodePaths     []string               `protobuf:"bytes,6,rep,name=code_paths,json=codePaths,proto3" json:"code_paths,omitempty"`
+	WorkingDir    string                 `protobuf:"bytes,7,opt,name=working_dir,json=workingDir,proto3" json:"working_dir,omitempty"`
+	EnvVars       map[string]string      `protobuf:"bytes,8,rep,name=env_vars,json=envVars,proto3" json:"env_vars,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	RecycleMs     int64                  `protobuf:"varint,9,opt,name=recycle_ms,json=recycleMs,proto3" json:"recycle_ms,omitempty"`
+	MaxWorkers    int64                  `protobuf:"varint,10,opt,name=max_workers,json=maxWorkers,proto3" json:"max_workers,omitempty"`
+	Home          string                 `protobuf:"bytes,11,opt,name=home,proto3" json:"home,omitempty"` // tag of the node where its driver is
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JobInfo) Reset() {
+	*x = JobInfo{}
+	mi := &file_pkg_wire_control_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JobInfo) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JobInfo) ProtoMessage() {}
+
+func (x *JobInfo) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_wire_control_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JobInfo.ProtoReflect.Descriptor instead.
+func (*JobInfo) Descriptor() ([]byte, []int) {
+	return file_pkg_wire_control_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *JobInfo) GetJob() string {
+	if x != nil {
+		return x.Job
+	}
+	return ""
+}
+
+func (x *JobInfo) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
+}
+
+func (x *JobInfo) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *JobInfo) GetLanguage() string {
+	if x != nil {
+		return x.Language
+	}
+	return ""
+}
+
+func (x *JobInfo) GetInterpreter() string {
+	if x != nil {
+		return x.Interpreter
+	}
+	return ""
+}
+
+func (x *JobInfo) GetCodePaths() []string {
+	if x != nil {
+		return x.CodePaths
+	}
+	return nil
+}
+
+func (x *JobInfo) GetWorkingDir() string {
+	if x != nil {
+		return x.WorkingDir
+	}
+	return ""
+}
+
+func (x *JobInfo) GetEnvVars() map[string]string {
+	if x != nil {
+		return x.EnvVars
+	}
+	return nil
+}
+
+func (x *JobInfo) GetRecycleMs() int64 {
+	if x != nil {
+		return x.RecycleMs
+	}
+	return 0
+}
+
+func (x *JobInfo) GetMaxWorkers() int64 {
+	if x != nil {
+		return x.MaxWorkers
+	}
+	return 0
+}
+
+func (x *JobInfo) GetHome() string {
+	if x != nil {
+		return x.Home
+	}
+	return ""
+}
+
+// Hire asks another node for a worker process.
+type Hire struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Number        uint32                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"` // the hirer's, names the worker on this link from now on
+	WorkerId      []byte                 `protobuf:"bytes,2,opt,name=worker_id,json=workerId,proto3" json:"worker_id,omitempty"`
+	Job           *JobInfo               `protobuf:"bytes,3,opt,name=job,proto3" json:"job,omitempty"`
+	Options       *Options               `protobuf:"bytes,4,opt,name=options,proto3" json:"options,omitempty"`
+	Need          map[string]int64       `protobuf:"bytes,5,rep,name=need,proto3" json:"need,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"` // thousandths
+	Concurrency   uint32                 `protobuf:"varint,6,opt,name=concurrency,proto3" json:"concurrency,omitempty"`
+	InstanceId    []byte                 `protobuf:"bytes,7,opt,name=instance_id,json=instanceId,proto3" json:"instance_id,omitempty"` // empty: for stateless calls
+	Create        []byte                 `protobuf:"bytes,8,opt,name=create,proto3" json:"create,omitempty"`                           // as in WorkerAssignment
+	Note          string                 `protobuf:"bytes,9,opt,name=note,proto3" json:"note,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Hire) Reset() {
+	*x = Hire{}
+	mi := &file_pkg_wire_control_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Hire) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Hire) ProtoMessage() {}
+
+func (x *Hire) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_wire_control_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Hire.ProtoReflect.Descriptor instead.
+func (*Hire) Descriptor() ([]byte, []int) {
+	return file_pkg_wire_control_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *Hire) GetNumber() uint32 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *Hire) GetWorkerId() []byte {
+	if x != nil {
+		return x.WorkerId
+	}
+	return nil
+}
+
+func (x *Hire) GetJob() *JobInfo {
+	if x != nil {
+		return x.Job
+	}
+	return nil
+}
+
+func (x *Hire) GetOptions() *Options {
+	if x != nil {
+		return x.Options
+	}
+	return nil
+}
+
+func (x *Hire) GetNeed() map[string]int64 {
+	if x != nil {
+		return x.Need
+	}
+	return nil
+}
+
+func (x *Hire) GetConcurrency() uint32 {
+	if x != nil {
+		return x.Concurrency
+	}
+	return 0
+}
+
+func (x *Hire) GetInstanceId() []byte {
+	if x != nil {
+		return x.InstanceId
+	}
+	return nil
+}
+
+func (x *Hire) GetCreate() []byte {
+	if x != nil {
+		return x.Create
+	}
+	return nil
+}
+
+func (x *Hire) GetNote() string {
+	if x != nil {
+		return x.Note
+	}
+	return ""
+}
+
+type Hired struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Number        uint32                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	Status        *Status                `protobuf:"bytes,2,opt,name=status,proto3" json:"status,omitempty"` // 0: the worker is there
+	Pid           int64                  `protobuf:"varint,3,opt,name=pid,proto3" json:"pid,omitempty"`
+	Available     map[string]int64       `protobuf:"bytes,4,rep,name=available,proto3" json:"available,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"` // when refused: what the node has, in thousandths
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Hired) Reset() {
+	*x = Hired{}
+	mi := &file_pkg_wire_control_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Hired) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Hired) ProtoMessage() {}
+
+func (x *Hired) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_wire_control_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Hired.ProtoReflect.Descriptor instead.
+func (*Hired) Descriptor() ([]byte, []int) {
+	return file_pkg_wire_control_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *Hired) GetNumber() uint32 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *Hired) GetStatus() *Status {
+	if x != nil {
+		return x.Status
+	}
+	return nil
+}
+
+func (x *Hired) GetPid() int64 {
+	if x != nil {
+		return x.Pid
+	}
+	return 0
+}
+
+func (x *Hired) GetAvailable() map[string]int64 {
+	if x != nil {
+		return x.Available
+	}
+	return nil
+}
+
+type Dismiss struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Number        uint32                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Dismiss) Reset() {
+	*x = Dismiss{}
+	mi := &file_pkg_wire_control_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Dismiss) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Dismiss) ProtoMessage() {}
+
+func (x *Dismiss) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_wire_control_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Dismiss.ProtoReflect.Descriptor instead.
+func (*Dismiss) Descriptor() ([]byte, []int) {
+	return file_pkg_wire_control_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *Dismiss) GetNumber() uint32 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *Dismiss) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// Gone says that a hired worker has ended, and how far it had come.
+type Gone struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Number        uint32                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	Text          string                 `protobuf:"bytes,2,opt,name=text,proto3" json:"text,omitempty"`        // why
+	Started       uint64                 `protobuf:"varint,3,opt,name=started,proto3" json:"started,omitempty"` // the last delivery that it began
+	Known         bool                   `protobuf:"varint,4,opt,name=known,proto3" json:"known,omitempty"`     // started is known
+	Joined        bool                   `protobuf:"varint,5,opt,name=joined,proto3" json:"joined,omitempty"`   // it had connected
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Gone) Reset() {
+	*x = Gone{}
+	mi := &file_pkg_wire_control_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Gone) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Gone) ProtoMessage() {}
+
+func (x *Gone) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_wire_control_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Gone.ProtoReflect.Descriptor instead.
+func (*Gone) Descriptor() ([]byte, []int) {
+	return file_pkg_wire_control_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *Gone) GetNumber() uint32 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *Gone) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+func (x *Gone) GetStarted() uint64 {
+	if x != nil {
+		return x.Started
+	}
+	return 0
+}
+
+func (x *Gone) GetKnown() bool {
+	if x != nil {
+		return x.Known
+	}
+	return false
+}
+
+func (x *Gone) GetJoined() bool {
+	if x != nil {
+		return x.Joined
+	}
+	return false
+}
+
+type JobEnd struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Job           string                 `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
+	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JobEnd) Reset() {
+	*x = JobEnd{}
+	mi := &file_pkg_wire_control_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JobEnd) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JobEnd) ProtoMessage() {}
+
+func (x *JobEnd) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_wire_control_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JobEnd.ProtoReflect.Descriptor instead.
+func (*JobEnd) Descriptor() ([]byte, []int) {
+	return file_pkg_wire_control_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *JobEnd) GetJob() string {
+	if x != nil {
+		return x.Job
+	}
+	return ""
+}
+
+func (x *JobEnd) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 var File_pkg_wire_control_proto protoreflect.FileDescriptor
 
 const file_pkg_wire_control_proto_rawDesc = "" +
 	"\n" +
-	"\x16pkg/wire/control.proto\x12\ayr.wire\"\xfd\x05\n" +
+	"\x16pkg/wire/control.proto\x12\ayr.wire\"\x95\x06\n" +
 	"\x05Hello\x12\x12\n" +
 	"\x04role\x18\x01 \x01(\rR\x04role\x12\x16\n" +
 	"\x06prefix\x18\x02 \x01(\tR\x06prefix\x12\x1a\n" +
@@ -1813,7 +2381,8 @@ const file_pkg_wire_control_proto_rawDesc = "" +
 	"\x11has_progress_page\x18\x13 \x01(\bR\x0fhasProgressPage\x12,\n" +
 	"\x06worker\x18\x14 \x01(\v2\x14.yr.wire.WorkerStateR\x06worker\x126\n" +
 	"\benv_vars\x18\x15 \x03(\v2\x1b.yr.wire.Hello.EnvVarsEntryR\aenvVars\x12&\n" +
-	"\x06leases\x18\x16 \x03(\v2\x0e.yr.wire.LeaseR\x06leases\x1a:\n" +
+	"\x06leases\x18\x16 \x03(\v2\x0e.yr.wire.LeaseR\x06leases\x12\x16\n" +
+	"\x06evicts\x18\x17 \x01(\bR\x06evicts\x1a:\n" +
 	"\fEnvVarsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x93\x01\n" +
@@ -1823,7 +2392,7 @@ const file_pkg_wire_control_proto_rawDesc = "" +
 	"assignment\x12\x18\n" +
 	"\arunning\x18\x02 \x03(\fR\arunning\x12#\n" +
 	"\rlast_delivery\x18\x03 \x01(\x04R\flastDelivery\x12%\n" +
-	"\x0einstance_state\x18\x04 \x01(\rR\rinstanceState\"\xbc\x03\n" +
+	"\x0einstance_state\x18\x04 \x01(\rR\rinstanceState\"\xd4\x03\n" +
 	"\aWelcome\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x10\n" +
 	"\x03job\x18\x02 \x01(\tR\x03job\x12\x12\n" +
@@ -1841,7 +2410,8 @@ const file_pkg_wire_control_proto_rawDesc = "" +
 	"\n" +
 	"assignment\x18\r \x01(\fR\n" +
 	"assignment\x12%\n" +
-	"\x0estore_capacity\x18\x0e \x01(\x04R\rstoreCapacity\"\xa8\x02\n" +
+	"\x0estore_capacity\x18\x0e \x01(\x04R\rstoreCapacity\x12\x16\n" +
+	"\x06prefix\x18\x0f \x01(\tR\x06prefix\"\xa8\x02\n" +
 	"\x10WorkerAssignment\x12\x10\n" +
 	"\x03job\x18\x01 \x01(\tR\x03job\x12\x16\n" +
 	"\x06tenant\x18\x02 \x01(\tR\x06tenant\x12\x1f\n" +
@@ -1890,7 +2460,7 @@ const file_pkg_wire_control_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1aC\n" +
 	"\x15CustomExtensionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x89\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x9d\x01\n" +
 	"\x05Value\x12\x16\n" +
 	"\x06inline\x18\x01 \x01(\fR\x06inline\x12\x18\n" +
 	"\asegment\x18\x02 \x01(\rR\asegment\x12\x1e\n" +
@@ -1898,7 +2468,8 @@ const file_pkg_wire_control_proto_rawDesc = "" +
 	"generation\x18\x03 \x01(\rR\n" +
 	"generation\x12\x16\n" +
 	"\x06offset\x18\x04 \x01(\x04R\x06offset\x12\x16\n" +
-	"\x06length\x18\x05 \x01(\x04R\x06length\"\x9d\x02\n" +
+	"\x06length\x18\x05 \x01(\x04R\x06length\x12\x12\n" +
+	"\x04away\x18\x06 \x01(\fR\x04away\"\x9d\x02\n" +
 	"\bFunction\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\rR\x06number\x12\x17\n" +
 	"\acode_id\x18\x02 \x01(\fR\x06codeId\x12\x12\n" +
@@ -1933,10 +2504,11 @@ const file_pkg_wire_control_proto_rawDesc = "" +
 	"\x04Bind\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\rR\x06number\x12\x1f\n" +
 	"\vinstance_id\x18\x02 \x01(\fR\n" +
-	"instanceId\":\n" +
+	"instanceId\"R\n" +
 	"\x06Lookup\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
-	"\tnamespace\x18\x02 \x01(\tR\tnamespace\"\xaa\x01\n" +
+	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x16\n" +
+	"\x06tenant\x18\x03 \x01(\tR\x06tenant\"\xaa\x01\n" +
 	"\x05Found\x12\x14\n" +
 	"\x05found\x18\x01 \x01(\bR\x05found\x12\x1f\n" +
 	"\vinstance_id\x18\x02 \x01(\fR\n" +
@@ -1988,7 +2560,64 @@ const file_pkg_wire_control_proto_rawDesc = "" +
 	"\n" +
 	"generation\x18\x03 \x01(\rR\n" +
 	"generation\x12\x1a\n" +
-	"\bwritable\x18\x04 \x01(\bR\bwritableB\x14Z\x12yr/pkg/wire/wirepbb\x06proto3"
+	"\bwritable\x18\x04 \x01(\bR\bwritable\"3\n" +
+	"\x05Greet\x12\x10\n" +
+	"\x03tag\x18\x01 \x01(\tR\x03tag\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\tR\aversion\"\x99\x03\n" +
+	"\aJobInfo\x12\x10\n" +
+	"\x03job\x18\x01 \x01(\tR\x03job\x12\x16\n" +
+	"\x06tenant\x18\x02 \x01(\tR\x06tenant\x12\x1c\n" +
+	"\tnamespace\x18\x03 \x01(\tR\tnamespace\x12\x1a\n" +
+	"\blanguage\x18\x04 \x01(\tR\blanguage\x12 \n" +
+	"\vinterpreter\x18\x05 \x01(\tR\vinterpreter\x12\x1d\n" +
+	"\n" +
+	"code_paths\x18\x06 \x03(\tR\tcodePaths\x12\x1f\n" +
+	"\vworking_dir\x18\a \x01(\tR\n" +
+	"workingDir\x128\n" +
+	"\benv_vars\x18\b \x03(\v2\x1d.yr.wire.JobInfo.EnvVarsEntryR\aenvVars\x12\x1d\n" +
+	"\n" +
+	"recycle_ms\x18\t \x01(\x03R\trecycleMs\x12\x1f\n" +
+	"\vmax_workers\x18\n" +
+	" \x01(\x03R\n" +
+	"maxWorkers\x12\x12\n" +
+	"\x04home\x18\v \x01(\tR\x04home\x1a:\n" +
+	"\fEnvVarsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xe0\x02\n" +
+	"\x04Hire\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\rR\x06number\x12\x1b\n" +
+	"\tworker_id\x18\x02 \x01(\fR\bworkerId\x12\"\n" +
+	"\x03job\x18\x03 \x01(\v2\x10.yr.wire.JobInfoR\x03job\x12*\n" +
+	"\aoptions\x18\x04 \x01(\v2\x10.yr.wire.OptionsR\aoptions\x12+\n" +
+	"\x04need\x18\x05 \x03(\v2\x17.yr.wire.Hire.NeedEntryR\x04need\x12 \n" +
+	"\vconcurrency\x18\x06 \x01(\rR\vconcurrency\x12\x1f\n" +
+	"\vinstance_id\x18\a \x01(\fR\n" +
+	"instanceId\x12\x16\n" +
+	"\x06create\x18\b \x01(\fR\x06create\x12\x12\n" +
+	"\x04note\x18\t \x01(\tR\x04note\x1a7\n" +
+	"\tNeedEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\"\xd5\x01\n" +
+	"\x05Hired\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\rR\x06number\x12'\n" +
+	"\x06status\x18\x02 \x01(\v2\x0f.yr.wire.StatusR\x06status\x12\x10\n" +
+	"\x03pid\x18\x03 \x01(\x03R\x03pid\x12;\n" +
+	"\tavailable\x18\x04 \x03(\v2\x1d.yr.wire.Hired.AvailableEntryR\tavailable\x1a<\n" +
+	"\x0eAvailableEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\"9\n" +
+	"\aDismiss\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\rR\x06number\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"z\n" +
+	"\x04Gone\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\rR\x06number\x12\x12\n" +
+	"\x04text\x18\x02 \x01(\tR\x04text\x12\x18\n" +
+	"\astarted\x18\x03 \x01(\x04R\astarted\x12\x14\n" +
+	"\x05known\x18\x04 \x01(\bR\x05known\x12\x16\n" +
+	"\x06joined\x18\x05 \x01(\bR\x06joined\"2\n" +
+	"\x06JobEnd\x12\x10\n" +
+	"\x03job\x18\x01 \x01(\tR\x03job\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reasonB\x14Z\x12yr/pkg/wire/wirepbb\x06proto3"
 
 var (
 	file_pkg_wire_control_proto_rawDescOnce sync.Once
@@ -2002,7 +2631,7 @@ func file_pkg_wire_control_proto_rawDescGZIP() []byte {
 	return file_pkg_wire_control_proto_rawDescData
 }
 
-var file_pkg_wire_control_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_pkg_wire_control_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
 var file_pkg_wire_control_proto_goTypes = []any{
 	(*Hello)(nil),            // 0: yr.wire.Hello
 	(*WorkerState)(nil),      // 1: yr.wire.WorkerState
@@ -2023,29 +2652,45 @@ var file_pkg_wire_control_proto_goTypes = []any{
 	(*LeaseRequest)(nil),     // 16: yr.wire.LeaseRequest
 	(*Lease)(nil),            // 17: yr.wire.Lease
 	(*MapRequest)(nil),       // 18: yr.wire.MapRequest
-	nil,                      // 19: yr.wire.Hello.EnvVarsEntry
-	nil,                      // 20: yr.wire.Options.CustomResourcesEntry
-	nil,                      // 21: yr.wire.Options.EnvVarsEntry
-	nil,                      // 22: yr.wire.Options.CustomExtensionsEntry
+	(*Greet)(nil),            // 19: yr.wire.Greet
+	(*JobInfo)(nil),          // 20: yr.wire.JobInfo
+	(*Hire)(nil),             // 21: yr.wire.Hire
+	(*Hired)(nil),            // 22: yr.wire.Hired
+	(*Dismiss)(nil),          // 23: yr.wire.Dismiss
+	(*Gone)(nil),             // 24: yr.wire.Gone
+	(*JobEnd)(nil),           // 25: yr.wire.JobEnd
+	nil,                      // 26: yr.wire.Hello.EnvVarsEntry
+	nil,                      // 27: yr.wire.Options.CustomResourcesEntry
+	nil,                      // 28: yr.wire.Options.EnvVarsEntry
+	nil,                      // 29: yr.wire.Options.CustomExtensionsEntry
+	nil,                      // 30: yr.wire.JobInfo.EnvVarsEntry
+	nil,                      // 31: yr.wire.Hire.NeedEntry
+	nil,                      // 32: yr.wire.Hired.AvailableEntry
 }
 var file_pkg_wire_control_proto_depIdxs = []int32{
 	1,  // 0: yr.wire.Hello.worker:type_name -> yr.wire.WorkerState
-	19, // 1: yr.wire.Hello.env_vars:type_name -> yr.wire.Hello.EnvVarsEntry
+	26, // 1: yr.wire.Hello.env_vars:type_name -> yr.wire.Hello.EnvVarsEntry
 	17, // 2: yr.wire.Hello.leases:type_name -> yr.wire.Lease
 	4,  // 3: yr.wire.WorkerAssignment.options:type_name -> yr.wire.Options
-	20, // 4: yr.wire.Options.custom_resources:type_name -> yr.wire.Options.CustomResourcesEntry
-	21, // 5: yr.wire.Options.env_vars:type_name -> yr.wire.Options.EnvVarsEntry
-	22, // 6: yr.wire.Options.custom_extensions:type_name -> yr.wire.Options.CustomExtensionsEntry
+	27, // 4: yr.wire.Options.custom_resources:type_name -> yr.wire.Options.CustomResourcesEntry
+	28, // 5: yr.wire.Options.env_vars:type_name -> yr.wire.Options.EnvVarsEntry
+	29, // 6: yr.wire.Options.custom_extensions:type_name -> yr.wire.Options.CustomExtensionsEntry
 	5,  // 7: yr.wire.Function.code_value:type_name -> yr.wire.Value
 	4,  // 8: yr.wire.Function.options:type_name -> yr.wire.Options
 	4,  // 9: yr.wire.Create.options:type_name -> yr.wire.Options
 	13, // 10: yr.wire.InstanceEvent.status:type_name -> yr.wire.Status
 	13, // 11: yr.wire.Lease.status:type_name -> yr.wire.Status
-	12, // [12:12] is the sub-list for method output_type
-	12, // [12:12] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	30, // 12: yr.wire.JobInfo.env_vars:type_name -> yr.wire.JobInfo.EnvVarsEntry
+	20, // 13: yr.wire.Hire.job:type_name -> yr.wire.JobInfo
+	4,  // 14: yr.wire.Hire.options:type_name -> yr.wire.Options
+	31, // 15: yr.wire.Hire.need:type_name -> yr.wire.Hire.NeedEntry
+	13, // 16: yr.wire.Hired.status:type_name -> yr.wire.Status
+	32, // 17: yr.wire.Hired.available:type_name -> yr.wire.Hired.AvailableEntry
+	18, // [18:18] is the sub-list for method output_type
+	18, // [18:18] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_pkg_wire_control_proto_init() }
@@ -2059,7 +2704,7 @@ func file_pkg_wire_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pkg_wire_control_proto_rawDesc), len(file_pkg_wire_control_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   23,
+			NumMessages:   33,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

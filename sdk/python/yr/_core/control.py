@@ -85,6 +85,7 @@ WELCOME: dict = {
     12: ("log_dir", "s"),
     13: ("assignment", "y"),
     14: ("store_capacity", "u"),
+    15: ("prefix", "s"),
 }
 ASSIGNMENT: dict = {
     1: ("job", "s"),

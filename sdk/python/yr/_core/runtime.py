@@ -109,7 +109,7 @@ class Runtime:
         sequence = Sequence(new_prefix())
         hello = {
             "role": role,
-            "prefix": sequence.prefix.decode(),
+            "prefix": "",  # the agent gives one that says on which node its things are at home
             "language": LANGUAGE,
             "language_version": "{}.{}.{}".format(*sys.version_info[:3]),
             "sdk_version": _version(),
@@ -135,6 +135,9 @@ class Runtime:
             welcome = session.open()
         except ConnectError as e:
             raise remote_error(e.code, str(e).encode(), False, "failed to init") from None
+        if welcome["prefix"]:
+            runtime._prefix = sequence.prefix = welcome["prefix"].encode()
+        session.hello["prefix"] = sequence.prefix.decode()  # the same when it resumes
         runtime.job = welcome["job"]
         runtime.node = welcome["node"]
         runtime.node_ip = welcome["node_ip"]

@@ -1,0 +1,87 @@
+package route
+
+import (
+	"context"
+	"time"
+
+	"yr/pkg/yr"
+	"yr/scheduler"
+)
+
+// Cluster is how the router reaches other nodes and the leader. A router without
+// one is alone. Sample, Tagged, Link and Kick never wait and are called under the
+// lock; the others may wait and are called outside of it.
+type Cluster interface {
+	// Alone reports whether there are no other nodes.
+	Alone() bool
+	// Sample is some of the other nodes with room, as they were last heard of, in
+	// an order of their own for each node that asks. The caller may keep and change it.
+	Sample() []Candidate
+	// Tagged is the node with this tag, if it is known here.
+	Tagged(tag yr.Tag) (yr.Node, bool)
+	// Link is the connection to a node; it is made when first asked for.
+	Link(node yr.Node) Link
+	// Kick says that free resources changed: others should hear of it soon.
+	Kick()
+
+	// Locate asks the leader which node has a tag. The error has code ObjectNotFound
+	// if none ever had it, Communication if it is dead or nobody can tell.
+	Locate(ctx context.Context, tag yr.Tag) (yr.Node, error)
+	// Schedule asks the leader, which knows all nodes, where a request fits.
+	Schedule(ctx context.Context, r scheduler.Request) (scheduler.Plan, error)
+	// Fetch reads the bytes of an object from a node into what room returns.
+	Fetch(ctx context.Context, node yr.Node, id yr.ID, room func(size int64) ([]byte, error)) error
+}
+
+// Candidate is a node that may have room.
+type Candidate struct {
+	scheduler.Node
+	Heard time.Time // when it said so
+}
+
+// Link is an ordered stream of frames to another node, which survives broken
+// connections. Its methods are those of a session's connection.
+type Link interface {
+	Queue(add func(dst []byte) []byte) (queued int)
+	Flush()
+	WaitRoom()
+	// Heard is when the node last gave a sign of life.
+	Heard() time.Time
+}
+
+// linkConn lets a Link stand where a session's connection does. What is said
+// before the nodes have met is kept until they do; the router's lock guards it.
+type linkConn struct {
+	Link
+	met   bool
+	early []byte
+}
+
+func (c *linkConn) Queue(add func(dst []byte) []byte) int {
+	if c.met {
+		return c.Link.Queue(add)
+	}
+	c.early = add(c.early)
+	return 0 // nobody is there to make room
+}
+
+func (c *linkConn) meet() {
+	c.met = true
+	early := c.early
+	c.early = nil
+	c.Link.Queue(func(dst []byte) []byte { return append(dst, early...) })
+}
+
+func (c *linkConn) Go(f func()) { go f() }
+func (c *linkConn) Close()      {}
+func (c *linkConn) Last([]byte) {}
+
+// conn is what a session writes to: an SDK's connection, or a link.
+type conn interface {
+	Queue(add func(dst []byte) []byte) (queued int)
+	Flush()
+	WaitRoom()
+	Go(f func())
+	Last(frames []byte)
+	Close()
+}

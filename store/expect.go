@@ -1,0 +1,16 @@
+package store
+
+import "yr/pkg/yr"
+
+// Expect returns the name, and makes a pending one without an owner if there is
+// none: for an object of another node that is being borrowed, or a copy of one.
+// Whoever expects it refers to it before the table is asked to settle anything.
+func (t *Names[W]) Expect(id yr.ID) *Name[W] {
+	if n := t.names[id]; n != nil {
+		return n
+	}
+	return t.add(id)
+}
+
+// Dismiss frees a name that was expected and that nobody refers to after all.
+func (t *Names[W]) Dismiss(n *Name[W]) { t.settle(n) }
