@@ -1,6 +1,7 @@
 package harness
 
 import (
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -12,12 +13,13 @@ import (
 	"yr/test/harness/lab"
 )
 
-// Every node of a Computer has so much, and so much of a resource that is called
-// like the node, by which a program says where something has to run.
+// Every node of a Computer has so much. By a resource that is called like the node
+// a program says where something has to run; Far is what all but the first have.
 const (
 	nodeCores  = 2000 // thousandths
 	nodeMemory = 4096 // MB
 	nodeOwn    = 100
+	Far        = "far"
 )
 
 // Token is what the nodes of a Computer prove to each other that they know.
@@ -36,6 +38,8 @@ type Node struct {
 	*Cluster
 	Name     string // its id, and the resource that only it has: "a", "b", ...
 	Host     *lab.Host
+	Token    string // that it is started with
+	Binary   string // that it runs
 	computer *Computer
 	start    []string // arguments of the last start
 }
@@ -58,7 +62,7 @@ func NewComputer(t testing.TB, n int) *Computer {
 	})
 	c := &Computer{t: t, Lab: l}
 	for i, host := range l.Hosts {
-		node := &Node{Cluster: New(t), Name: string(rune('a' + i)), Host: host, computer: c}
+		node := &Node{Cluster: New(t), Name: string(rune('a' + i)), Host: host, Token: Token, Binary: Binary(t), computer: c}
 		node.host = host
 		l.After("rm -rf '" + node.Prefix + "'") // a killed test removes no directories
 		c.Nodes = append(c.Nodes, node)
@@ -76,6 +80,21 @@ func StartComputer(t testing.TB, masters, others int, args ...string) *Computer 
 	c.Whole()
 	return c
 }
+
+// For returns the same computer, reporting to a subtest.
+func (c *Computer) For(t testing.TB) *Computer {
+	of := *c
+	of.t, of.Nodes = t, nil
+	for _, n := range c.Nodes {
+		node := *n
+		node.Cluster, node.computer = n.Cluster.For(t), &of
+		of.Nodes = append(of.Nodes, &node)
+	}
+	return &of
+}
+
+// T is the test that the computer reports to.
+func (c *Computer) T() testing.TB { return c.t }
 
 // StartMasters makes the first n nodes masters; more than one of them at once.
 func (c *Computer) StartMasters(n int, args ...string) {
@@ -106,19 +125,17 @@ func (c *Computer) startAll(nodes []*Node, args ...string) {
 // Join starts the node as a further one of the cluster that the first node is in.
 func (n *Node) Join(args ...string) {
 	n.t.Helper()
-	n.Start(append([]string{"--join", n.computer.Nodes[0].Bus()}, args...)...)
+	n.started(n.join(args...))
 }
 
-// Start runs `yr start` with these arguments, and what every node is started with.
-func (n *Node) Start(args ...string) {
+// TryJoin is Join for a node that may be refused.
+func (n *Node) TryJoin(args ...string) Result {
 	n.t.Helper()
-	n.started(n.begin(args...))
+	return n.join(args...).Wait()
 }
 
-// TryStart is Start for a node that may be refused.
-func (n *Node) TryStart(args ...string) Result {
-	n.t.Helper()
-	return n.begin(args...).Wait()
+func (n *Node) join(args ...string) *Program {
+	return n.begin(append([]string{"--join", n.computer.Nodes[0].Bus()}, args...)...)
 }
 
 // Again starts nodes as they were started before, on what is left in their data directories.
@@ -141,7 +158,7 @@ func (n *Node) begin(args ...string) *Program {
 
 func (n *Node) yr(args ...string) *Program {
 	n.t.Helper()
-	return n.Command(append([]string{Binary(n.t), "--log-dir-prefix", n.Prefix}, args...)...)
+	return n.Command(append([]string{n.Binary, "--log-dir-prefix", n.Prefix}, args...)...)
 }
 
 func (n *Node) started(start *Program) {
@@ -154,13 +171,20 @@ func (n *Node) started(start *Program) {
 
 // arguments are those given, after what they override.
 func (n *Node) arguments(args ...string) []string {
+	resources := map[string]int{n.Name: nodeOwn}
+	if n != n.computer.Nodes[0] {
+		resources[Far] = nodeOwn
+	}
+	custom, _ := json.Marshal(resources)
 	all := []string{
-		"-s", fmt.Sprintf("values.token=%q", Token),
 		"-s", fmt.Sprintf("values.node_id=%q", n.Name),
 		"-s", fmt.Sprintf("values.cpu_num=%d", nodeCores),
 		"-s", fmt.Sprintf("values.memory_num=%d", nodeMemory),
-		"-s", fmt.Sprintf(`function_agent.args.custom_resources="{\"%s\":%d}"`, n.Name, nodeOwn),
+		"-s", fmt.Sprintf("function_agent.args.custom_resources=%q", custom),
 		"-s", fmt.Sprintf(`function_agent.env.INIT_LABELS="{\"node\":\"%s\"}"`, n.Name),
+	}
+	if n.Token != "" {
+		all = append(all, "-s", fmt.Sprintf("values.token=%q", n.Token))
 	}
 	return append(all, args...)
 }
@@ -293,20 +317,20 @@ func (c *Computer) Repair() {
 }
 
 // Settled waits until every node is idle, and returns what each one holds.
-func (c *Computer) Settled() map[*Node]Footprint {
+func (c *Computer) Settled() map[string]Footprint {
 	c.t.Helper()
-	held := map[*Node]Footprint{}
+	held := map[string]Footprint{}
 	for _, n := range c.Alive() {
-		held[n] = n.Cluster.Settled()
+		held[n.Name] = n.Settled()
 	}
 	return held
 }
 
 // MustReturnTo waits until no node holds more than it did before.
-func (c *Computer) MustReturnTo(before map[*Node]Footprint) {
+func (c *Computer) MustReturnTo(before map[string]Footprint) {
 	c.t.Helper()
-	for n, held := range before {
-		n.MustReturnTo(held)
+	for name, held := range before {
+		c.Node(name).MustReturnTo(held)
 	}
 }
 
@@ -326,4 +350,20 @@ func names(nodes []*Node) (names []string) {
 	}
 	slices.Sort(names)
 	return names
+}
+
+// State waits until every other node sees that node in a state.
+func (c *Computer) State(of *Node, state string) {
+	c.t.Helper()
+	for _, n := range c.Others(of) {
+		Eventually(c.t, of.Name+" "+state, func() (bool, string) {
+			views, err := n.Views()
+			for _, v := range views {
+				if string(v.ID) == of.Name {
+					return v.State == state, fmt.Sprintf("%s sees it as %s %s", n.Name, v.State, v.Reason)
+				}
+			}
+			return false, fmt.Sprintf("%s does not see it: %v", n.Name, err)
+		})
+	}
 }

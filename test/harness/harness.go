@@ -40,9 +40,9 @@ func Main(m *testing.M) {
 }
 
 var built struct {
-	once      sync.Once
-	dir, path string
-	err       error
+	mu    sync.Mutex
+	dir   string
+	paths map[string]string // by version
 }
 
 // Binary returns the path of the yr binary under test.
@@ -51,21 +51,36 @@ func Binary(t testing.TB) string {
 	if path := os.Getenv("YR_BIN"); path != "" {
 		return path
 	}
-	built.once.Do(func() {
-		if built.dir, built.err = os.MkdirTemp("", "yr-test-bin-"); built.err != nil { //nolint:usetesting // it outlives this test
-			return
-		}
-		built.path = filepath.Join(built.dir, "yr")
-		build := exec.Command("go", "build", "-o", built.path, ".")
-		build.Dir, build.Env = Root(), append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := build.CombinedOutput(); err != nil {
-			built.err = fmt.Errorf("go build: %w\n%s", err, out)
-		}
-	})
-	if built.err != nil {
-		t.Fatal(built.err)
+	version, err := os.ReadFile(filepath.Join(Root(), "VERSION"))
+	if err != nil {
+		t.Fatal(err)
 	}
-	return built.path
+	return BinaryOf(t, strings.TrimSpace(string(version)))
+}
+
+// BinaryOf returns the path of a yr binary that says it has that version.
+func BinaryOf(t testing.TB, version string) string {
+	t.Helper()
+	built.mu.Lock()
+	defer built.mu.Unlock()
+	if path := built.paths[version]; path != "" {
+		return path
+	}
+	if built.dir == "" {
+		dir, err := os.MkdirTemp("", "yr-test-bin-") //nolint:usetesting // it outlives this test
+		if err != nil {
+			t.Fatal(err)
+		}
+		built.dir, built.paths = dir, map[string]string{}
+	}
+	path := filepath.Join(built.dir, version, "yr")
+	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w -X main.version="+version, "-o", path, ".")
+	build.Dir, build.Env = Root(), append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("go build: %v\n%s", err, out)
+	}
+	built.paths[version] = path
+	return path
 }
 
 var python = sync.OnceValues(func() (string, error) {

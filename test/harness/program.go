@@ -4,6 +4,7 @@ import (
 	"bytes"
 	_ "embed" // prelude.py
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -36,6 +37,7 @@ type Program struct {
 	c     *Cluster
 	cmd   *exec.Cmd
 	began time.Time
+	in    io.WriteCloser
 	out   buffer
 	err   buffer
 	ended chan struct{}
@@ -68,11 +70,7 @@ func (c *Cluster) Driver(source string) string {
 // Run runs a driver to its end, which must be exit code 0, and returns what it printed.
 func (c *Cluster) Run(source string, args ...string) string {
 	c.t.Helper()
-	r := c.Python(source, args...).Wait()
-	if r.Code != 0 {
-		c.t.Fatal(r)
-	}
-	return r.Out
+	return c.Python(source, args...).MustEnd()
 }
 
 func (c *Cluster) start(cmd *exec.Cmd) *Program {
@@ -80,6 +78,10 @@ func (c *Cluster) start(cmd *exec.Cmd) *Program {
 	p := &Program{c: c, cmd: cmd, began: time.Now(), ended: make(chan struct{})}
 	cmd.Env, cmd.Dir = c.environ(), c.Prefix
 	cmd.Stdout, cmd.Stderr = &p.out, &p.err
+	var err error
+	if p.in, err = cmd.StdinPipe(); err != nil {
+		c.t.Fatal(err)
+	}
 	cmd.WaitDelay = time.Second
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	start := cmd.Start
@@ -98,6 +100,33 @@ func (c *Cluster) start(cmd *exec.Cmd) *Program {
 		<-p.ended
 	})
 	return p
+}
+
+// Tell writes a line to the program's standard input.
+func (p *Program) Tell(line string) {
+	p.c.t.Helper()
+	if _, err := io.WriteString(p.in, line+"\n"); err != nil {
+		p.c.t.Fatalf("tell %q: %v: %s", line, err, p.result())
+	}
+}
+
+// MustEnd waits for the end of the program, which must be exit code 0, and returns what it printed.
+func (p *Program) MustEnd() string {
+	p.c.t.Helper()
+	r := p.Wait()
+	if r.Code != 0 {
+		p.c.t.Fatal(r)
+	}
+	return r.Out
+}
+
+// Kill ends the program by SIGKILL and waits for that.
+func (p *Program) Kill() {
+	p.c.t.Helper()
+	p.Signal(syscall.SIGKILL)
+	if r := p.Wait(); r.Signal != syscall.SIGKILL {
+		p.c.t.Fatal(r)
+	}
 }
 
 // PID is the program's process.

@@ -51,7 +51,8 @@ type Tally struct {
 	// Recovery is, for each kind, the longest time from the beginning of a fault to the first acknowledgement of
 	// something that was asked for after it.
 	Recovery map[string]time.Duration
-	Never    []string // "kind after fault": nothing was acknowledged any more
+	Slowest  map[string]time.Duration // of each kind: the longest that an acknowledgement took
+	Never    []string                 // "kind after fault": nothing was acknowledged any more
 	Reasons  map[string]int
 }
 
@@ -79,7 +80,7 @@ func Count(operations []Operation, faults []fault.Event) *Tally {
 	t := &Tally{
 		Attempted: len(operations), Faults: len(faults),
 		Outcomes: map[string]int{}, ByKind: map[string]map[string]int{},
-		Recovery: map[string]time.Duration{}, Reasons: map[string]int{},
+		Recovery: map[string]time.Duration{}, Slowest: map[string]time.Duration{}, Reasons: map[string]int{},
 	}
 	for _, o := range operations {
 		t.Outcomes[o.Outcome]++
@@ -87,7 +88,9 @@ func Count(operations []Operation, faults []fault.Event) *Tally {
 			t.ByKind[o.Kind] = map[string]int{}
 		}
 		t.ByKind[o.Kind][o.Outcome]++
-		if o.Outcome != Acknowledged {
+		if o.Outcome == Acknowledged {
+			t.Slowest[o.Kind] = max(t.Slowest[o.Kind], seconds(o.Ended-o.Began))
+		} else {
 			t.Reasons[o.Outcome+": "+o.Why]++
 		}
 		for _, f := range faults {
@@ -134,7 +137,7 @@ func (t *Tally) String() string {
 	}
 	b.WriteString("; to recover")
 	for _, kind := range slices.Sorted(maps.Keys(t.ByKind)) {
-		fmt.Fprintf(&b, " %s %.1f s", kind, t.Recovery[kind].Seconds())
+		fmt.Fprintf(&b, " %s %.1f s (slowest %.1f)", kind, t.Recovery[kind].Seconds(), t.Slowest[kind].Seconds())
 	}
 	return b.String()
 }

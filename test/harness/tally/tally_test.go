@@ -27,7 +27,7 @@ func TestCount(t *testing.T) {
 		op("object", Lost, 18, 19),
 	}, []fault.Event{cut})
 	require.Equal(t, "1 faults: 6 attempted, 4 acknowledged (2 of them during a fault), 1 failed with a typed error, "+
-		"1 lost, 0 duplicated, 0 reordered, 0 wrong, 0 untyped, 0 hung; to recover call 3.0 s object 7.0 s", got.String())
+		"1 lost, 0 duplicated, 0 reordered, 0 wrong, 0 untyped, 0 hung; to recover call 3.0 s (slowest 1.5) object 7.0 s (slowest 3.0)", got.String())
 	require.EqualError(t, got.Err(5*time.Second), "1 lost: 1x because\nobject took 7.0 s to recover, more than 5s")
 }
 
