@@ -29,11 +29,8 @@ const (
 // MaxSample is the most neighbours that the answer to a report names.
 const MaxSample = 32
 
-// How long a node may take to become empty.
-const (
-	DefaultDrain = 30 * time.Second
-	MaxDrain     = 6000 * time.Second
-)
+// MaxDrain is the longest that a node may be given to become empty.
+const MaxDrain = 24 * time.Hour
 
 // Machine is what a node says about itself when it registers.
 type Machine struct {
@@ -83,8 +80,8 @@ type Neighbour struct {
 // that it is not, or not any more.
 type Drain struct {
 	Draining bool
-	Until    time.Time // when what still runs is to be ended; by this node's clock
-	Leave    bool      // leave the cluster once Load.Empty is reported
+	Until    time.Time // until when whoever asked will wait, by this node's clock; zero: not known
+	End      bool      // end what still runs, or move what can be recovered: nobody waits any more
 }
 
 // Compatible reports whether two versions of yr work in one cluster: their major

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"time"
 
 	"yr/master"
 	"yr/master/internal/codec"
@@ -162,40 +161,6 @@ func (c *Client) Leave(ctx context.Context) error {
 	request := &masterpb.LeaveRequest{Node: string(c.options.Machine.ID), Incarnation: c.Incarnation()}
 	return c.ask(ctx, func(ctx context.Context, leader masterpb.MasterClient) error {
 		_, err := leader.Leave(ctx, request)
-		return err
-	})
-}
-
-// Cordon lets a node get nothing new; what runs there goes on.
-func (c *Client) Cordon(ctx context.Context, node yr.Node) error { return c.cordon(ctx, node, true) }
-
-// Uncordon lets a node get work again, and ends a drain.
-func (c *Client) Uncordon(ctx context.Context, node yr.Node) error {
-	return c.cordon(ctx, node, false)
-}
-
-func (c *Client) cordon(ctx context.Context, node yr.Node, cordoned bool) error {
-	return c.ask(ctx, func(ctx context.Context, leader masterpb.MasterClient) error {
-		_, err := leader.Cordon(ctx, &masterpb.CordonRequest{Node: string(node), Cordoned: cordoned})
-		return err
-	})
-}
-
-// Drain cordons a node and asks it to finish, or to let go of, what it runs within
-// timeout (0: 30 s; at most 6000 s); what still runs then is ended. It returns when
-// that is decided; Nodes shows "draining" and then "drained".
-func (c *Client) Drain(ctx context.Context, node yr.Node, timeout time.Duration) error {
-	return c.empty(ctx, node, timeout, false)
-}
-
-// Evict is Drain, after which the node leaves the cluster.
-func (c *Client) Evict(ctx context.Context, node yr.Node, timeout time.Duration) error {
-	return c.empty(ctx, node, timeout, true)
-}
-
-func (c *Client) empty(ctx context.Context, node yr.Node, timeout time.Duration, leave bool) error {
-	return c.ask(ctx, func(ctx context.Context, leader masterpb.MasterClient) error {
-		_, err := leader.Drain(ctx, &masterpb.DrainRequest{Node: string(node), TimeoutMs: timeout.Milliseconds(), Leave: leave})
 		return err
 	})
 }

@@ -80,8 +80,8 @@ func New(o Options) *Client {
 		options: o,
 		leaders: newLeaders(o.Masters, o.Dial, o.Log),
 		events:  newEvents(),
-		kick:    make(chan struct{}, 1),
 		tag:     o.Machine.Tag,
+		kick:    make(chan struct{}, 1),
 		view:    newView(),
 	}
 }
@@ -127,8 +127,9 @@ func (c *Client) Kick() {
 	}
 }
 
-// Tag is what the IDs made on this node begin with. It is to be kept in the data
-// directory and given as Machine.Tag after a restart.
+// Tag is what the IDs made on this node begin with. It belongs to
+// Machine.Identity for ever; kept in the data directory and given as Machine.Tag
+// it survives a registry that was lost.
 func (c *Client) Tag() yr.Tag {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -221,11 +221,10 @@ func (l *leaders) learn(addresses []string) {
 }
 
 // hint follows a redirect of the master at address: to the leader it names, or
-// into a search if it names none, or one that the search must confirm.
+// into a search if it names none.
 func (l *leaders) hint(address string, r *codec.Redirect) {
 	l.mu.Lock()
-	if r.Leader != "" && r.Leader != address && r.Epoch >= l.epoch && l.current == address {
-		l.epoch = r.Epoch
+	if r.Leader != "" && r.Leader != address && l.current == address {
 		l.set(r.Leader)
 		l.mu.Unlock()
 		return

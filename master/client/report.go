@@ -147,19 +147,18 @@ func (c *Client) absorb(answer *masterpb.ReportResponse) {
 func (c *Client) drained(m *masterpb.Draining) {
 	var d master.Drain
 	if m != nil {
-		left := time.Duration(m.GetLeftMs()) * time.Millisecond
-		d = master.Drain{Draining: true, Until: time.Now().Add(left), Leave: m.GetLeave()}
-		// The end moves with every answer's delay; what was said first stands.
-		if c.drain.Draining && c.drain.Until.Before(d.Until) && d.Until.Sub(c.drain.Until) < time.Second {
-			d.Until = c.drain.Until
+		d = master.Drain{Draining: true, End: m.GetEnd()}
+		if left := time.Duration(m.GetLeftMs()) * time.Millisecond; left > 0 {
+			d.Until = time.Now().Add(left)
 		}
 	}
-	if d == c.drain {
+	// Every answer was on its way for another time: a small move of the end is none.
+	was := c.drain
+	if d.Draining == was.Draining && d.End == was.End && d.Until.IsZero() == was.Until.IsZero() && d.Until.Sub(was.Until).Abs() < 2*time.Second {
 		return
 	}
-	announced := d.Draining != c.drain.Draining || d.Leave != c.drain.Leave || d.Until.Sub(c.drain.Until).Abs() >= time.Second
 	c.drain = d
-	if f := c.options.OnDrain; f != nil && announced {
+	if f := c.options.OnDrain; f != nil {
 		c.events.add(func() { f(d) })
 	}
 }

@@ -16,7 +16,7 @@ const maxBuried = 4096
 
 // view is protected by the Client's mu.
 type view struct {
-	deaths int64 // what the registry's revision was when the leader told of deaths for the last time
+	deaths int64 // revision of the registry up to which deaths are known
 
 	sample []master.Neighbour
 	nodes  map[yr.Node]master.Neighbour // all that were ever named here and live

@@ -210,13 +210,13 @@ type Machine struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	Identity      string                 `protobuf:"bytes,2,opt,name=identity,proto3" json:"identity,omitempty"` // of its data directory
-	Tag           string                 `protobuf:"bytes,3,opt,name=tag,proto3" json:"tag,omitempty"`           // the one it had before, empty for a new node
-	Address       string                 `protobuf:"bytes,4,opt,name=address,proto3" json:"address,omitempty"`   // host:port where peers reach it
-	Version       string                 `protobuf:"bytes,5,opt,name=version,proto3" json:"version,omitempty"`
-	Master        bool                   `protobuf:"varint,6,opt,name=master,proto3" json:"master,omitempty"`
-	Capacity      []*Amount              `protobuf:"bytes,7,rep,name=capacity,proto3" json:"capacity,omitempty"`
-	Labels        []*Label               `protobuf:"bytes,8,rep,name=labels,proto3" json:"labels,omitempty"`
-	StartedUnixMs int64                  `protobuf:"varint,9,opt,name=started_unix_ms,json=startedUnixMs,proto3" json:"started_unix_ms,omitempty"` // by the node's own clock, for people to read
+	Address       string                 `protobuf:"bytes,3,opt,name=address,proto3" json:"address,omitempty"`   // host:port where peers reach it
+	Version       string                 `protobuf:"bytes,4,opt,name=version,proto3" json:"version,omitempty"`
+	Master        bool                   `protobuf:"varint,5,opt,name=master,proto3" json:"master,omitempty"`
+	Capacity      []*Amount              `protobuf:"bytes,6,rep,name=capacity,proto3" json:"capacity,omitempty"`
+	Labels        []*Label               `protobuf:"bytes,7,rep,name=labels,proto3" json:"labels,omitempty"`
+	StartedUnixMs int64                  `protobuf:"varint,8,opt,name=started_unix_ms,json=startedUnixMs,proto3" json:"started_unix_ms,omitempty"` // by the node's own clock, for people to read
+	Tag           string                 `protobuf:"bytes,9,opt,name=tag,proto3" json:"tag,omitempty"`                                             // the one it had before, empty for a new node
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -265,13 +265,6 @@ func (x *Machine) GetIdentity() string {
 	return ""
 }
 
-func (x *Machine) GetTag() string {
-	if x != nil {
-		return x.Tag
-	}
-	return ""
-}
-
 func (x *Machine) GetAddress() string {
 	if x != nil {
 		return x.Address
@@ -312,6 +305,13 @@ func (x *Machine) GetStartedUnixMs() int64 {
 		return x.StartedUnixMs
 	}
 	return 0
+}
+
+func (x *Machine) GetTag() string {
+	if x != nil {
+		return x.Tag
+	}
+	return ""
 }
 
 // Load is what a node says about itself each second.
@@ -808,7 +808,7 @@ type ReportResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Epoch         uint64                 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	Fenced        bool                   `protobuf:"varint,2,opt,name=fenced,proto3" json:"fenced,omitempty"` // this incarnation was declared dead: register again; nothing else is set
-	Deaths        int64                  `protobuf:"varint,3,opt,name=deaths,proto3" json:"deaths,omitempty"` // the registry's revision that dead goes up to; it means the same to every leader
+	Deaths        int64                  `protobuf:"varint,3,opt,name=deaths,proto3" json:"deaths,omitempty"` // the registry's revision that dead or live goes up to; it means the same to every leader
 	Dead          []*Incarnation         `protobuf:"bytes,4,rep,name=dead,proto3" json:"dead,omitempty"`
 	All           bool                   `protobuf:"varint,5,opt,name=all,proto3" json:"all,omitempty"` // live lists every node: whoever is not in it is dead
 	Live          []*Incarnation         `protobuf:"bytes,6,rep,name=live,proto3" json:"live,omitempty"`
@@ -974,8 +974,8 @@ func (x *Incarnation) GetIncarnation() uint64 {
 
 type Draining struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	LeftMs        int64                  `protobuf:"varint,1,opt,name=left_ms,json=leftMs,proto3" json:"left_ms,omitempty"` // until what still runs is ended; 0: end it now
-	Leave         bool                   `protobuf:"varint,2,opt,name=leave,proto3" json:"leave,omitempty"`                 // leave the cluster when nothing runs any more
+	LeftMs        int64                  `protobuf:"varint,1,opt,name=left_ms,json=leftMs,proto3" json:"left_ms,omitempty"` // how long whoever asked will wait yet; 0: not known
+	End           bool                   `protobuf:"varint,2,opt,name=end,proto3" json:"end,omitempty"`                     // end what still runs
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1017,9 +1017,9 @@ func (x *Draining) GetLeftMs() int64 {
 	return 0
 }
 
-func (x *Draining) GetLeave() bool {
+func (x *Draining) GetEnd() bool {
 	if x != nil {
-		return x.Leave
+		return x.End
 	}
 	return false
 }
@@ -2144,11 +2144,13 @@ func (*CordonResponse) Descriptor() ([]byte, []int) {
 	return file_master_master_proto_rawDescGZIP(), []int{32}
 }
 
+// DrainRequest is repeated by whoever waits for the node to become empty: a new leader learns from it how long that is.
 type DrainRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
-	TimeoutMs     int64                  `protobuf:"varint,2,opt,name=timeout_ms,json=timeoutMs,proto3" json:"timeout_ms,omitempty"` // 0: the default
-	Leave         bool                   `protobuf:"varint,3,opt,name=leave,proto3" json:"leave,omitempty"`                          // evict: it leaves the cluster afterwards
+	LeftMs        int64                  `protobuf:"varint,2,opt,name=left_ms,json=leftMs,proto3" json:"left_ms,omitempty"` // how long the asker will wait yet
+	End           bool                   `protobuf:"varint,3,opt,name=end,proto3" json:"end,omitempty"`                     // end what still runs
+	Stop          bool                   `protobuf:"varint,4,opt,name=stop,proto3" json:"stop,omitempty"`                   // the drain is over; the cordon stays
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2190,22 +2192,30 @@ func (x *DrainRequest) GetNode() string {
 	return ""
 }
 
-func (x *DrainRequest) GetTimeoutMs() int64 {
+func (x *DrainRequest) GetLeftMs() int64 {
 	if x != nil {
-		return x.TimeoutMs
+		return x.LeftMs
 	}
 	return 0
 }
 
-func (x *DrainRequest) GetLeave() bool {
+func (x *DrainRequest) GetEnd() bool {
 	if x != nil {
-		return x.Leave
+		return x.End
+	}
+	return false
+}
+
+func (x *DrainRequest) GetStop() bool {
+	if x != nil {
+		return x.Stop
 	}
 	return false
 }
 
 type DrainResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	Drained       bool                   `protobuf:"varint,1,opt,name=drained,proto3" json:"drained,omitempty"` // nothing runs there
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2238,6 +2248,13 @@ func (x *DrainResponse) ProtoReflect() protoreflect.Message {
 // Deprecated: Use DrainResponse.ProtoReflect.Descriptor instead.
 func (*DrainResponse) Descriptor() ([]byte, []int) {
 	return file_master_master_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *DrainResponse) GetDrained() bool {
+	if x != nil {
+		return x.Drained
+	}
+	return false
 }
 
 type MastersRequest struct {
@@ -2348,7 +2365,6 @@ func (x *MastersResponse) GetEpoch() uint64 {
 type Redirect struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Leader        string                 `protobuf:"bytes,1,opt,name=leader,proto3" json:"leader,omitempty"` // empty: not known now, ask again
-	Epoch         uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2388,13 +2404,6 @@ func (x *Redirect) GetLeader() string {
 		return x.Leader
 	}
 	return ""
-}
-
-func (x *Redirect) GetEpoch() uint64 {
-	if x != nil {
-		return x.Epoch
-	}
-	return 0
 }
 
 // Failure is among the details of the status of a refusal with a public code.
@@ -2477,14 +2486,14 @@ const file_master_master_proto_rawDesc = "" +
 	"\x04free\x18\x05 \x01(\x12R\x04free\"\x94\x02\n" +
 	"\aMachine\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
-	"\bidentity\x18\x02 \x01(\tR\bidentity\x12\x10\n" +
-	"\x03tag\x18\x03 \x01(\tR\x03tag\x12\x18\n" +
-	"\aaddress\x18\x04 \x01(\tR\aaddress\x12\x18\n" +
-	"\aversion\x18\x05 \x01(\tR\aversion\x12\x16\n" +
-	"\x06master\x18\x06 \x01(\bR\x06master\x12-\n" +
-	"\bcapacity\x18\a \x03(\v2\x11.yr.master.AmountR\bcapacity\x12(\n" +
-	"\x06labels\x18\b \x03(\v2\x10.yr.master.LabelR\x06labels\x12&\n" +
-	"\x0fstarted_unix_ms\x18\t \x01(\x03R\rstartedUnixMs\"\xec\x01\n" +
+	"\bidentity\x18\x02 \x01(\tR\bidentity\x12\x18\n" +
+	"\aaddress\x18\x03 \x01(\tR\aaddress\x12\x18\n" +
+	"\aversion\x18\x04 \x01(\tR\aversion\x12\x16\n" +
+	"\x06master\x18\x05 \x01(\bR\x06master\x12-\n" +
+	"\bcapacity\x18\x06 \x03(\v2\x11.yr.master.AmountR\bcapacity\x12(\n" +
+	"\x06labels\x18\a \x03(\v2\x10.yr.master.LabelR\x06labels\x12&\n" +
+	"\x0fstarted_unix_ms\x18\b \x01(\x03R\rstartedUnixMs\x12\x10\n" +
+	"\x03tag\x18\t \x01(\tR\x03tag\"\xec\x01\n" +
 	"\x04Load\x12/\n" +
 	"\tavailable\x18\x01 \x03(\v2\x11.yr.master.AmountR\tavailable\x12+\n" +
 	"\adevices\x18\x02 \x03(\v2\x11.yr.master.DeviceR\adevices\x12\x18\n" +
@@ -2539,10 +2548,10 @@ const file_master_master_proto_rawDesc = "" +
 	" \x01(\v2\x13.yr.master.DrainingR\bdraining\"C\n" +
 	"\vIncarnation\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12 \n" +
-	"\vincarnation\x18\x02 \x01(\x04R\vincarnation\"9\n" +
+	"\vincarnation\x18\x02 \x01(\x04R\vincarnation\"5\n" +
 	"\bDraining\x12\x17\n" +
-	"\aleft_ms\x18\x01 \x01(\x03R\x06leftMs\x12\x14\n" +
-	"\x05leave\x18\x02 \x01(\bR\x05leave\"D\n" +
+	"\aleft_ms\x18\x01 \x01(\x03R\x06leftMs\x12\x10\n" +
+	"\x03end\x18\x02 \x01(\bR\x03end\"D\n" +
 	"\fLeaveRequest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12 \n" +
 	"\vincarnation\x18\x02 \x01(\x04R\vincarnation\"\x0f\n" +
@@ -2612,22 +2621,22 @@ const file_master_master_proto_rawDesc = "" +
 	"\rCordonRequest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1a\n" +
 	"\bcordoned\x18\x02 \x01(\bR\bcordoned\"\x10\n" +
-	"\x0eCordonResponse\"W\n" +
+	"\x0eCordonResponse\"a\n" +
 	"\fDrainRequest\x12\x12\n" +
-	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1d\n" +
-	"\n" +
-	"timeout_ms\x18\x02 \x01(\x03R\ttimeoutMs\x12\x14\n" +
-	"\x05leave\x18\x03 \x01(\bR\x05leave\"\x0f\n" +
-	"\rDrainResponse\"\x10\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x17\n" +
+	"\aleft_ms\x18\x02 \x01(\x03R\x06leftMs\x12\x10\n" +
+	"\x03end\x18\x03 \x01(\bR\x03end\x12\x12\n" +
+	"\x04stop\x18\x04 \x01(\bR\x04stop\")\n" +
+	"\rDrainResponse\x12\x18\n" +
+	"\adrained\x18\x01 \x01(\bR\adrained\"\x10\n" +
 	"\x0eMastersRequest\"w\n" +
 	"\x0fMastersResponse\x12\x1c\n" +
 	"\taddresses\x18\x01 \x03(\tR\taddresses\x12\x16\n" +
 	"\x06leader\x18\x02 \x01(\tR\x06leader\x12\x18\n" +
 	"\aleading\x18\x03 \x01(\bR\aleading\x12\x14\n" +
-	"\x05epoch\x18\x04 \x01(\x04R\x05epoch\"8\n" +
+	"\x05epoch\x18\x04 \x01(\x04R\x05epoch\"\"\n" +
 	"\bRedirect\x12\x16\n" +
-	"\x06leader\x18\x01 \x01(\tR\x06leader\x12\x14\n" +
-	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\"G\n" +
+	"\x06leader\x18\x01 \x01(\tR\x06leader\"G\n" +
 	"\aFailure\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\x05R\x04code\x12\x0e\n" +
 	"\x02op\x18\x02 \x01(\tR\x02op\x12\x18\n" +

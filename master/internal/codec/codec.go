@@ -272,12 +272,16 @@ func LoadOf(p *masterpb.Load) (l master.Load, err error) {
 }
 
 // Neighbour encodes a node for others.
-func Neighbour(n master.Neighbour) ([]byte, error) {
-	return proto.Marshal(&masterpb.Neighbour{
+func Neighbour(n master.Neighbour) []byte {
+	raw, err := proto.Marshal(&masterpb.Neighbour{
 		Id: string(n.ID), Tag: n.Tag.String(), Address: n.Address, Incarnation: n.Incarnation,
 		Capacity: Amounts(n.Capacity), Available: Amounts(n.Available), Labels: Labels(n.Labels),
 		Cordoned: n.Cordoned, Master: n.Master,
 	})
+	if err != nil { // only text that is not UTF-8, which the decoder of a Machine does not let in
+		return nil
+	}
+	return raw
 }
 
 // NeighbourOf is the inverse of Neighbour.

@@ -19,7 +19,6 @@ import (
 // Redirect says that the master that was asked does not lead.
 type Redirect struct {
 	Leader string // address of the one that does; empty: not known now
-	Epoch  uint64 // of the leader it last saw
 }
 
 func (r *Redirect) Error() string {
@@ -38,7 +37,7 @@ func Status(err error) error {
 	var public *yr.Error
 	switch {
 	case errors.As(err, &redirect):
-		return detailed(codes.FailedPrecondition, redirect, &masterpb.Redirect{Leader: redirect.Leader, Epoch: redirect.Epoch})
+		return detailed(codes.FailedPrecondition, redirect, &masterpb.Redirect{Leader: redirect.Leader})
 	case errors.As(err, &public):
 		text := public.Msg // and the causes, as words
 		if public.Err != nil {
@@ -71,7 +70,7 @@ func Refusal(err error) error {
 	for _, d := range s.Details() {
 		switch d := d.(type) {
 		case *masterpb.Redirect:
-			return &Redirect{Leader: d.GetLeader(), Epoch: d.GetEpoch()}
+			return &Redirect{Leader: d.GetLeader()}
 		case *masterpb.Failure:
 			return &yr.Error{Op: d.GetOp(), Code: yr.Code(d.GetCode()), Msg: d.GetMessage()}
 		}

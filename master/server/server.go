@@ -1,0 +1,365 @@
+// Package server is the leader's service: it lets nodes in, hears their reports,
+// declares dead who is silent, and answers where work fits and who has which name.
+//
+// Every master runs one. The one whose master decides is said by a Leadership;
+// the others refuse and name it. What the next leader must know is in the
+// Registry before anybody hears of it; the rest is a table in memory.
+package server
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+	"google.golang.org/grpc"
+
+	"yr/master/masterpb"
+	"yr/master/table"
+	"yr/pkg/cluster"
+	"yr/pkg/yr"
+)
+
+const (
+	// tick is how often silence is looked for.
+	tick = 250 * time.Millisecond
+	// writeTimeout bounds one write of the registry. It does not end when whoever
+	// asked goes away: what became of it should be known.
+	writeTimeout = 3 * time.Second
+	// retryAfter paces what the registry does not answer.
+	retryAfter = 200 * time.Millisecond
+	// yield is how long a master stays away after another has taken over, though its
+	// Leadership says otherwise: that cannot be true for longer.
+	yield = time.Second
+)
+
+// Options say who this master is and whom it asks. All fields but OnDead, Random
+// and Log are needed.
+type Options struct {
+	Node    yr.Node
+	Address string // where nodes reach this master
+	Version string
+
+	Leadership Leadership
+	Leader     Leader
+	Nodes      Nodes
+	Names      Names
+	Masters    func() []string // addresses of all masters; must not block
+
+	// OnDead is told of every node that was declared dead, one after the other, on a
+	// goroutine of its own. A new leader is told again of all that are in the registry,
+	// since the old one may have ended before it was done. ctx ends with the reign.
+	OnDead func(ctx context.Context, dead cluster.NodeRecord)
+
+	Random *rand.Rand // nil: seeded by chance
+	Log    zerolog.Logger
+}
+
+// Leadership says who leads. It is decided elsewhere, among the masters.
+type Leadership interface {
+	// Leading reports whether this master leads, and the number of its reign. Once a
+	// successor has begun it may go on saying so for less than
+	// master.Silence-master.LostAfter: it is answered from a lease, not from what was
+	// true before a pause.
+	Leading() (term uint64, ok bool)
+	// Changes returns a channel on which something arrives, or which closes, after
+	// what Leading or Leader says has changed.
+	Changes() <-chan struct{}
+	// Leader is the address of whoever leads.
+	Leader() (address string, ok bool)
+}
+
+// Leader makes this master the only one whose writes of the registry succeed;
+// cluster.Leader implements it.
+type Leader interface {
+	TakeOver(ctx context.Context) (epoch uint64, err error)
+}
+
+// Nodes is the registry of nodes; cluster.Nodes implements it.
+type Nodes interface {
+	List(ctx context.Context) ([]cluster.NodeRecord, error)
+	Register(ctx context.Context, r cluster.NodeRecord) (cluster.NodeRecord, error)
+	Fence(ctx context.Context, id yr.Node, incarnation uint64) (cluster.NodeRecord, error)
+	Leave(ctx context.Context, id yr.Node, incarnation uint64) (cluster.NodeRecord, error)
+	Restrain(ctx context.Context, id yr.Node, incarnation uint64, to cluster.Restraint) (cluster.NodeRecord, error)
+	Forget(ctx context.Context, id yr.Node, incarnation uint64) error
+}
+
+// Names are the cluster's named instances; cluster.Names implements it.
+type Names interface {
+	Claim(ctx context.Context, tenant yr.Tenant, namespace, name string, record []byte) (existing []byte, claimed bool, err error)
+	Find(ctx context.Context, tenant yr.Tenant, namespace, name string) (record []byte, ok bool, err error)
+	Drop(ctx context.Context, tenant yr.Tenant, namespace, name string, record []byte) error
+}
+
+// Server answers nodes while this master leads, and redirects them otherwise.
+type Server struct {
+	masterpb.UnimplementedMasterServer
+	options Options
+
+	stop context.CancelFunc // set by Open
+	wg   sync.WaitGroup
+
+	// writing is held over a write of the registry and its way into the table, so
+	// that records enter in the order of their revisions.
+	writing chan struct{}
+
+	mu    sync.Mutex // protects what follows
+	table *table.Table
+	reign *reign // nil while this master does not lead, or has not loaded the table yet
+}
+
+// reign is one time of leading.
+type reign struct {
+	term  uint64 // what Leadership calls it
+	epoch uint64 // what the registry and the nodes call it
+	life  context.Context
+	end   context.CancelCauseFunc
+
+	mourners *queue
+	doubted  bool // protected by Server.mu: the table may lack what the registry has
+}
+
+// New makes a Server that does not lead.
+func New(o Options) *Server {
+	if o.Random == nil {
+		o.Random = rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())) //nolint:gosec // samples are no secret
+	}
+	return &Server{options: o, writing: make(chan struct{}, 1), table: table.New(o.Random)}
+}
+
+// Attach offers the service to nodes. What it is attached to must let in only who
+// knows the cluster's token.
+func (s *Server) Attach(r grpc.ServiceRegistrar) { masterpb.RegisterMasterServer(r, s) }
+
+// Open begins to lead whenever Leadership says so.
+func (s *Server) Open(context.Context) error {
+	life, stop := context.WithCancel(context.Background())
+	s.stop = stop
+	s.wg.Go(func() { s.run(life) })
+	return nil
+}
+
+// Close stops leading. Closing twice, or without Open, does nothing.
+func (s *Server) Close(context.Context) error {
+	if s.stop != nil {
+		s.stop()
+	}
+	s.wg.Wait()
+	return nil
+}
+
+// run waits for leadership and leads.
+func (s *Server) run(life context.Context) {
+	for life.Err() == nil {
+		changes := s.options.Leadership.Changes()
+		term, ok := s.options.Leadership.Leading()
+		if !ok {
+			wait(life, changes, yield)
+			continue
+		}
+		if err := s.lead(life, term); errors.Is(err, cluster.ErrStale) {
+			s.options.Log.Warn().Msg("another master has taken over")
+			wait(life, nil, yield)
+		}
+	}
+}
+
+// lead takes over and decides until leadership is lost, and says why it ended.
+func (s *Server) lead(life context.Context, term uint64) error {
+	ctx, end := context.WithCancelCause(life)
+	defer end(nil)
+	r := &reign{term: term, life: ctx, end: end, mourners: newQueue()}
+
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer end(nil) // before the wait
+	wg.Go(func() { s.watch(r) })
+
+	if err := s.takeOver(r); err != nil {
+		return err
+	}
+	wg.Go(func() { r.mourners.run(ctx) })
+	ticker := time.NewTicker(tick)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+			s.sweep(r)
+		case <-ctx.Done():
+			s.mu.Lock()
+			s.reign = nil
+			s.mu.Unlock()
+			s.options.Log.Info().Uint64("epoch", r.epoch).Msg("this master leads no more")
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// watch ends the reign when Leadership does.
+func (s *Server) watch(r *reign) {
+	for r.life.Err() == nil {
+		changes := s.options.Leadership.Changes()
+		if !s.leads(r) {
+			r.end(nil)
+			return
+		}
+		wait(r.life, changes, tick)
+	}
+}
+
+// leads asks Leadership whether the reign goes on.
+func (s *Server) leads(r *reign) bool {
+	term, ok := s.options.Leadership.Leading()
+	return ok && term == r.term && r.life.Err() == nil
+}
+
+// takeOver makes the registry obey, loads the table and begins to serve.
+func (s *Server) takeOver(r *reign) error {
+	var records []cluster.NodeRecord
+	for {
+		try, cancel := context.WithTimeout(r.life, writeTimeout)
+		epoch, err := s.options.Leader.TakeOver(try)
+		if err == nil {
+			r.epoch = epoch
+			records, err = s.options.Nodes.List(try)
+		}
+		cancel()
+		if err == nil {
+			break
+		}
+		if r.life.Err() != nil {
+			return context.Cause(r.life)
+		}
+		s.options.Log.Warn().Err(err).Msg("the registry cannot be taken over yet")
+		wait(r.life, nil, retryAfter)
+	}
+	s.mu.Lock()
+	s.table.Reset(time.Now(), records)
+	s.reign = r
+	s.mu.Unlock()
+	s.options.Log.Info().Uint64("epoch", r.epoch).Int("nodes", len(records)).Msg("this master leads")
+	for _, record := range records {
+		if record.State == cluster.NodeDead {
+			s.mourn(r, record)
+		}
+	}
+	return nil
+}
+
+// mourn tells of a death.
+func (s *Server) mourn(r *reign, dead cluster.NodeRecord) {
+	if f := s.options.OnDead; f != nil {
+		r.mourners.add(func() { f(r.life, dead) })
+	}
+}
+
+// sweep declares dead who is silent, forgets who is long gone, and reads the
+// registry again if the table may lack something.
+func (s *Server) sweep(r *reign) {
+	if err := s.reconcile(r); err != nil {
+		return // the registry does not answer: nobody can be declared dead now
+	}
+	now := time.Now()
+	s.mu.Lock()
+	overdue := s.table.Expire(now)
+	old := s.table.Forgettable(now)
+	s.mu.Unlock()
+	for _, o := range overdue {
+		record, err := s.write(r.life, r, func(ctx context.Context) (cluster.NodeRecord, error) {
+			return s.options.Nodes.Fence(ctx, o.ID, o.Incarnation)
+		})
+		if err != nil {
+			s.options.Log.Warn().Err(err).Str("node", string(o.ID)).Msg("a silent node cannot be declared dead yet")
+			return
+		}
+		s.options.Log.Warn().Str("node", string(o.ID)).Uint64("incarnation", o.Incarnation).Dur("silent", o.Silent).Msg("a node is lost")
+		s.mourn(r, record)
+	}
+	for _, o := range old {
+		if err := s.forget(r, o); err != nil {
+			return
+		}
+	}
+}
+
+func (s *Server) forget(r *reign, o table.Overdue) error {
+	ctx, cancel := context.WithTimeout(r.life, writeTimeout)
+	defer cancel()
+	if err := s.options.Nodes.Forget(ctx, o.ID, o.Incarnation); err != nil {
+		s.doubt(r, err)
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.table.Forget(o.ID, o.Incarnation)
+	return nil
+}
+
+// write performs a write of the registry and takes the record into the table.
+func (s *Server) write(ctx context.Context, r *reign, f func(context.Context) (cluster.NodeRecord, error)) (cluster.NodeRecord, error) {
+	select {
+	case s.writing <- struct{}{}:
+		defer func() { <-s.writing }()
+	case <-ctx.Done():
+		return cluster.NodeRecord{}, ctx.Err()
+	}
+	try, cancel := context.WithTimeout(r.life, writeTimeout)
+	defer cancel()
+	record, err := f(try)
+	if err != nil {
+		s.doubt(r, err)
+		return record, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.reign == r {
+		s.table.Apply(time.Now(), record)
+	}
+	return record, nil
+}
+
+// doubt notes that a write has failed: it may have been made all the same, or the
+// table is not as the registry is.
+func (s *Server) doubt(r *reign, err error) {
+	switch {
+	case errors.Is(err, cluster.ErrStale):
+		r.end(err)
+		return
+	case yr.CodeOf(err) == yr.ParamInvalid && !errors.Is(err, cluster.ErrFenced), yr.CodeOf(err) == yr.AlreadyRunning:
+		return // refused for what was asked
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r.doubted = true
+}
+
+// reconcile reads the registry again after a doubt.
+func (s *Server) reconcile(r *reign) error {
+	s.mu.Lock()
+	doubted := r.doubted
+	s.mu.Unlock()
+	if !doubted {
+		return nil
+	}
+	select {
+	case s.writing <- struct{}{}:
+		defer func() { <-s.writing }()
+	case <-r.life.Done():
+		return r.life.Err()
+	}
+	ctx, cancel := context.WithTimeout(r.life, writeTimeout)
+	defer cancel()
+	records, err := s.options.Nodes.List(ctx)
+	if err != nil {
+		s.options.Log.Warn().Err(err).Msg("the registry does not answer")
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.table.Reconcile(time.Now(), records)
+	r.doubted = false
+	return nil
+}
