@@ -129,10 +129,10 @@ func (p *Peers) sort(s *split, st *stranger) {
 		if sock, err := plainSocket(tcp); err == nil {
 			p.host(st, sock)
 		}
+	case first == firstTLS:
+		p.hangUp(st, "This port does not speak TLS: use http.")
 	case p.opt.TLS != nil:
-		_, _ = io.WriteString(tcp, "HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain\r\n\r\nThis port speaks TLS: use https.\n")
-		p.strangers.remove(st)
-		_ = tcp.Close()
+		p.hangUp(st, "This port speaks TLS: use https.")
 	default:
 		p.passOn(s, st, tcp)
 	}
@@ -162,6 +162,16 @@ func (p *Peers) sortTLS(s *split, st *stranger) {
 		return
 	}
 	p.host(st, sock)
+}
+
+// hangUp says why before it closes a connection. It reads what is still coming:
+// closing over unread bytes would take the answer back.
+func (p *Peers) hangUp(st *stranger, why string) {
+	_, _ = io.WriteString(st.tcp, "HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain\r\n\r\n"+why+"\n")
+	_ = st.tcp.CloseWrite()
+	_, _ = io.Copy(io.Discard, io.LimitReader(st.tcp, 64<<10))
+	p.strangers.remove(st)
+	_ = st.tcp.Close()
 }
 
 // passOn gives a connection that is no node's to the returned listener. It counts

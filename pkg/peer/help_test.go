@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"net"
+	"path/filepath"
 	"slices"
 	"sync"
 	"testing"
@@ -13,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"yr/pkg/certs"
 	"yr/pkg/wire"
 	"yr/pkg/yr"
 )
@@ -34,7 +36,8 @@ var quick = pace{
 type node struct {
 	*Peers
 	t       testing.TB
-	address string
+	address string // where others reach it
+	real    string // where it listens
 	others  net.Listener
 
 	mu      sync.Mutex
@@ -46,13 +49,21 @@ type node struct {
 	onFrame func(l *Link, body []byte) error
 }
 
-type option func(*Options)
+// A setup is what a test wants of a node.
+type setup struct {
+	Options
+	listen string
+	via    *proxy // others are told to go through it
+}
 
-func incarnation(n uint64) option { return func(o *Options) { o.Incarnation = n } }
-func token(s string) option       { return func(o *Options) { o.Token = s } }
-func withTLS(c TLS) option        { return func(o *Options) { o.TLS = c } }
-func source(s Source) option      { return func(o *Options) { o.Source = s } }
-func address(a string) option     { return func(o *Options) { o.Address = a } }
+type option func(*setup)
+
+func incarnation(n uint64) option { return func(s *setup) { s.Incarnation = n } }
+func token(v string) option       { return func(s *setup) { s.Token = v } }
+func withTLS(v TLS) option        { return func(s *setup) { s.TLS = v } }
+func source(v Source) option      { return func(s *setup) { s.Source = v } }
+func listen(v string) option      { return func(s *setup) { s.listen = v } }
+func via(x *proxy) option         { return func(s *setup) { s.via = x } }
 
 // start runs a node until the test ends.
 func start(t testing.TB, id yr.Node, opts ...option) *node {
@@ -65,16 +76,20 @@ func start(t testing.TB, id yr.Node, opts ...option) *node {
 // prepare makes a node that is not open yet.
 func prepare(t testing.TB, id yr.Node, opts ...option) *node {
 	t.Helper()
-	opt := Options{Node: id, Incarnation: 1, Token: "a token of this cluster", Version: "0.1.0", Address: "127.0.0.1:0"}
+	s := setup{listen: "127.0.0.1:0", Options: Options{Node: id, Incarnation: 1, Token: "a token of this cluster", Version: "0.1.0"}}
 	for _, o := range opts {
-		o(&opt)
+		o(&s)
 	}
-	ln, err := net.Listen("tcp", opt.Address)
+	ln, err := net.Listen("tcp", s.listen)
 	require.NoError(t, err)
-	n := &node{t: t, address: ln.Addr().String(), meets: map[yr.Node][]bool{}, got: map[yr.Node][]string{}, links: map[yr.Node]*Link{}}
+	n := &node{t: t, address: ln.Addr().String(), real: ln.Addr().String(), meets: map[yr.Node][]bool{}, got: map[yr.Node][]string{}, links: map[yr.Node]*Link{}}
 	n.changed = sync.NewCond(&n.mu)
-	opt.Address, opt.Handler = n.address, n
-	n.Peers = New(opt)
+	if s.via != nil {
+		s.via.set(func() { s.via.target = n.address })
+		n.address = s.via.address()
+	}
+	s.Address, s.Handler = n.address, n
+	n.Peers = New(s.Options)
 	n.pace = quick
 	n.others = ln
 	t.Cleanup(n.stop)
@@ -211,4 +226,31 @@ func eventually(t testing.TB, what string, holds func() bool) {
 func numbered(k uint64, n int) []byte {
 	b := binary.LittleEndian.AppendUint64(nil, k)
 	return append(b, bytes.Repeat([]byte{byte(k)}, n)...)
+}
+
+// certificates is TLS for every node of a test.
+func certificates(t testing.TB) *certs.Live {
+	t.Helper()
+	dir := t.TempDir()
+	ca, err := certs.NewAuthority(dir, time.Now())
+	require.NoError(t, err)
+	files := certs.Files{CA: filepath.Join(dir, certs.AuthorityCert), Cert: filepath.Join(dir, "n.crt"), Key: filepath.Join(dir, "n.key")}
+	pair, err := ca.Issue(certs.Request{Name: "n", Hosts: []string{"127.0.0.1"}, Now: time.Now()})
+	require.NoError(t, err)
+	require.NoError(t, pair.Write(files.Cert, files.Key))
+	live, err := certs.Open(files, certs.LiveOptions{OptionalClient: true})
+	require.NoError(t, err)
+	return live
+}
+
+// handled looks at what only handlers touch, while none runs.
+func (n *node) handled(look func()) {
+	n.Peers.mu.Lock()
+	links := n.allLinks()
+	n.Peers.mu.Unlock()
+	for _, l := range links {
+		l.handling.Lock()
+		defer l.handling.Unlock()
+	}
+	look()
 }

@@ -17,7 +17,8 @@ type socket struct {
 	net.Conn // what the peer's bytes are read from: TCP, or TLS over it
 	tcp      *net.TCPConn
 	raw      syscall.RawConn
-	spill    *spill // nil without TLS
+	sender   *sender // of the goroutine that may call try; TLS sends through the spill
+	spill    *spill  // nil without TLS
 }
 
 // plainSocket is a connection without TLS.
@@ -26,7 +27,7 @@ func plainSocket(tcp *net.TCPConn) (*socket, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &socket{Conn: tcp, tcp: tcp, raw: raw}, nil
+	return &socket{Conn: tcp, tcp: tcp, raw: raw, sender: newSender(raw)}, nil
 }
 
 // tlsSocket is a connection inside TLS; handshake makes the TLS side of it.
@@ -35,7 +36,7 @@ func tlsSocket(tcp *net.TCPConn, begin func(net.Conn) *tls.Conn) (*socket, error
 	if err != nil {
 		return nil, err
 	}
-	s.spill = &spill{TCPConn: tcp, raw: s.raw}
+	s.spill = &spill{TCPConn: tcp, sender: s.sender}
 	s.Conn = begin(s.spill)
 	return s, nil
 }
@@ -52,12 +53,13 @@ func (s *socket) neverWait() {
 	}
 }
 
-// try writes what can be written without waiting, and says how much that was.
+// try writes what can be written without waiting, and says how much that was. One
+// goroutine at a time calls it.
 //
 // hot: once per flush.
 func (s *socket) try(b []byte) (int, error) {
 	if s.spill == nil {
-		return sendNow(s.raw, b)
+		return s.sender.send(b)
 	}
 	if free, err := s.spill.tryFlush(); err != nil || !free {
 		return 0, err
@@ -86,35 +88,58 @@ func (s *socket) drop() {
 	_ = s.tcp.Close()
 }
 
-// sendNow is a write that does not wait.
-func sendNow(raw syscall.RawConn, b []byte) (n int, err error) {
-	werr := raw.Write(func(fd uintptr) bool {
-		for n < len(b) {
-			var k int
-			k, err = unix.SendmsgN(int(fd), b[n:], nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
-			switch {
-			case err == nil:
-				n += k
-			case errors.Is(err, unix.EINTR):
-			case errors.Is(err, unix.EAGAIN):
-				err = nil
-				return true
-			default:
-				return true
-			}
+// A sender writes without waiting. It keeps what a call of the raw connection
+// needs, so that a write allocates nothing; one goroutine at a time uses it.
+type sender struct {
+	raw syscall.RawConn
+	do  func(fd uintptr) bool // attempt, bound once
+	b   []byte
+	n   int
+	err error
+}
+
+func newSender(raw syscall.RawConn) *sender {
+	s := &sender{raw: raw}
+	s.do = s.attempt
+	return s
+}
+
+// send says how much of b the kernel took.
+func (s *sender) send(b []byte) (int, error) {
+	s.b, s.n, s.err = b, 0, nil
+	err := s.raw.Write(s.do)
+	s.b = nil
+	if err == nil {
+		err = s.err
+	}
+	return s.n, err
+}
+
+// attempt always says that it is done, so the raw connection does not wait.
+func (s *sender) attempt(fd uintptr) bool {
+	for s.n < len(s.b) {
+		k, err := unix.SendmsgN(int(fd), s.b[s.n:], nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+		switch {
+		case err == nil:
+			s.n += k
+		case errors.Is(err, unix.EINTR):
+		case errors.Is(err, unix.EAGAIN):
+			return true
+		default:
+			s.err = err
+			return true
 		}
-		return true
-	})
-	return n, errors.Join(werr, err)
+	}
+	return true
 }
 
 // A spill is what TLS writes into. In eager mode it keeps what the kernel does not
 // take; whoever writes next, or flush, sends that first.
 type spill struct {
 	*net.TCPConn
-	raw syscall.RawConn
 
 	mu       sync.Mutex
+	sender   *sender
 	eager    bool
 	flushing bool // flush has some of it in its hands
 	held     []byte
@@ -130,7 +155,7 @@ func (s *spill) Write(b []byte) (int, error) {
 	n := 0
 	if len(s.held) == 0 && !s.flushing {
 		var err error
-		if n, err = sendNow(s.raw, b); err != nil {
+		if n, err = s.sender.send(b); err != nil {
 			return n, err
 		}
 	}
@@ -148,7 +173,7 @@ func (s *spill) tryFlush() (bool, error) {
 	if len(s.held) == 0 {
 		return true, nil
 	}
-	n, err := sendNow(s.raw, s.held)
+	n, err := s.sender.send(s.held)
 	s.held = s.held[:copy(s.held, s.held[n:])]
 	return len(s.held) == 0, err
 }
