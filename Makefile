@@ -56,6 +56,14 @@ bench-peers: build ## the same workloads on yr and on Ray, side by side (ARGS as
 soak: build ## a million calls, 100 000 put and delete rounds: memory and descriptors must stay flat
 	$(PYTHON) bench/soak.py
 
+.PHONY: bench-nodes
+bench-nodes: build ## calls, bytes and failover between nodes in network namespaces, beside the bare network (YR_ROUNDS=5)
+	YR_BIN=$(CURDIR)/build/yr go test -run '^$$' -bench . -benchtime 1x -timeout 30m ./bench/several
+
+.PHONY: soak-nodes
+soak-nodes: build ## the tests of several nodes at full length, and faults of all kinds for YR_SOAK_SECONDS (600)
+	YR_LONG=1 YR_BIN=$(CURDIR)/build/yr go test -count=1 -timeout 120m -v ./test/several
+
 FUZZTIME ?= 20s
 .PHONY: fuzz
 fuzz: setup ## every Go fuzz target for FUZZTIME (20s) each
