@@ -112,14 +112,7 @@ func (d *Daemon) Open(ctx context.Context) error {
 	d.cluster = cluster.New(cluster.Options{
 		Dir: filepath.Join(s.DataDir, "etcd"), Node: s.NodeID, Fsync: s.Fsync && !p.Temporary,
 		TablePrefix: s.TablePrefix,
-		NodeRecord: cluster.NodeRecord{
-			Address: address(s.HostIP, s.Ports.Bus), Version: p.Version, Master: p.Master,
-			Capacity: floats(s.Resources), Labels: flatten(s.Labels), Started: d.born,
-		},
-		// The only node of a cluster keeps its instances: nobody else could recreate them.
-		OnLost:   func(cause error) { logf("the lease of this node is lost: %v", cause) },
-		OnJoined: func() { logf("this node has joined again") },
-		Log:      logs.For("function_master"),
+		Log:         logs.For("function_master"),
 	})
 	if err := d.open(ctx, "cluster", d.cluster); err != nil {
 		return err

@@ -43,24 +43,6 @@ func describe(p *session.Plan, restarts int, born time.Time) *session.File {
 	return f
 }
 
-// floats is an amount of resources as views and records have it.
-func floats(r yr.Resources) map[string]float64 {
-	m := make(map[string]float64, len(r))
-	for name, v := range r {
-		m[name] = v.Float()
-	}
-	return m
-}
-
-// flatten joins the values of labels that have several with commas.
-func flatten(labels map[string][]string) map[string]string {
-	m := make(map[string]string, len(labels))
-	for name, values := range labels {
-		m[name] = strings.Join(values, ",")
-	}
-	return m
-}
-
 // address is host:port of a port that this node listens on.
 func address(host string, p config.Port) string {
 	return net.JoinHostPort(host, strconv.Itoa(p.Number))

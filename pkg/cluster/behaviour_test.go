@@ -17,9 +17,10 @@ import (
 	"yr/pkg/yr"
 )
 
-// onBoth runs a behaviour test against every store that there is.
-func onBoth(t *testing.T, test func(t *testing.T, kv cluster.KV)) {
+// onEvery runs a behaviour test against every store that there is.
+func onEvery(t *testing.T, test func(t *testing.T, kv cluster.KV)) {
 	t.Run("etcd", func(t *testing.T) { test(t, openMember(t, t.TempDir())) })
+	t.Run("external etcd", func(t *testing.T) { test(t, openExternal(t)) })
 	t.Run("inprocess", func(t *testing.T) { test(t, inprocess.New()) })
 }
 
@@ -33,14 +34,14 @@ func openMember(t *testing.T, dir string) *cluster.Member {
 
 func openCluster(t *testing.T, kv cluster.KV, node yr.Node) *cluster.Cluster {
 	t.Helper()
-	c := cluster.New(cluster.Options{Node: node, NodeRecord: cluster.NodeRecord{Identity: string(node)}, KV: kv})
+	c := cluster.New(cluster.Options{Node: node, KV: kv})
 	require.NoError(t, c.Open(t.Context()))
 	t.Cleanup(func() { require.NoError(t, c.Close(context.Background())) })
 	return c
 }
 
 func TestNames(t *testing.T) {
-	onBoth(t, func(t *testing.T, kv cluster.KV) {
+	onEvery(t, func(t *testing.T, kv cluster.KV) {
 		ctx := t.Context()
 		names := openCluster(t, kv, "n1").Names()
 
@@ -77,7 +78,7 @@ func TestNames(t *testing.T) {
 }
 
 func TestNamesOfTheDefaultTenant(t *testing.T) {
-	onBoth(t, func(t *testing.T, kv cluster.KV) {
+	onEvery(t, func(t *testing.T, kv cluster.KV) {
 		names := openCluster(t, kv, "n1").Names()
 		_, claimed, err := names.Claim(t.Context(), "", "", "n", nil)
 		require.NoError(t, err)
@@ -90,7 +91,7 @@ func TestNamesOfTheDefaultTenant(t *testing.T) {
 }
 
 func TestNamesListInPages(t *testing.T) {
-	onBoth(t, func(t *testing.T, kv cluster.KV) {
+	onEvery(t, func(t *testing.T, kv cluster.KV) {
 		ctx := t.Context()
 		names := openCluster(t, kv, "n1").Names()
 		want := map[string]string{}
@@ -120,7 +121,7 @@ func TestNamesListInPages(t *testing.T) {
 }
 
 func TestLimits(t *testing.T) {
-	onBoth(t, func(t *testing.T, kv cluster.KV) {
+	onEvery(t, func(t *testing.T, kv cluster.KV) {
 		ctx := t.Context()
 		c := openCluster(t, kv, "n1")
 		long := strings.Repeat("n", cluster.MaxName)
@@ -146,7 +147,7 @@ func TestLimits(t *testing.T) {
 }
 
 func TestAStaleLeaderCannotWrite(t *testing.T) {
-	onBoth(t, func(t *testing.T, kv cluster.KV) {
+	onEvery(t, func(t *testing.T, kv cluster.KV) {
 		ctx := t.Context()
 		old := openCluster(t, kv, "old")
 		_, _, err := old.Names().Claim(ctx, "t", "", "n", []byte("old"))
@@ -176,7 +177,7 @@ func TestAStaleLeaderCannotWrite(t *testing.T) {
 }
 
 func TestManyTakeOversCount(t *testing.T) {
-	onBoth(t, func(t *testing.T, kv cluster.KV) {
+	onEvery(t, func(t *testing.T, kv cluster.KV) {
 		c := openCluster(t, kv, "n1")
 		var group sync.WaitGroup
 		seen := make(chan uint64, 40)
@@ -201,7 +202,7 @@ func TestManyTakeOversCount(t *testing.T) {
 }
 
 func TestConfig(t *testing.T) {
-	onBoth(t, func(t *testing.T, kv cluster.KV) {
+	onEvery(t, func(t *testing.T, kv cluster.KV) {
 		ctx := t.Context()
 		config := openCluster(t, kv, "n1").Config()
 		var n int
@@ -226,69 +227,8 @@ func TestConfig(t *testing.T) {
 	})
 }
 
-func TestMembersSeeEachOther(t *testing.T) {
-	onBoth(t, func(t *testing.T, kv cluster.KV) {
-		ctx := t.Context()
-		a, b := openCluster(t, kv, "a"), openCluster(t, kv, "b")
-		nodes, err := a.Membership().Nodes(ctx)
-		require.NoError(t, err)
-		require.Len(t, nodes, 2)
-
-		require.NoError(t, b.Membership().Update(ctx, func(r *cluster.NodeRecord) { r.Cordoned, r.ID = true, "forged" }))
-		nodes, err = a.Membership().Nodes(ctx)
-		require.NoError(t, err)
-		require.Equal(t, yr.Node("b"), nodes[1].ID, "a node keeps its id")
-		require.True(t, nodes[1].Cordoned)
-
-		require.NoError(t, b.Close(ctx))
-		require.NoError(t, b.Close(ctx), "closing twice does nothing")
-		nodes, err = a.Membership().Nodes(ctx)
-		require.NoError(t, err)
-		require.Len(t, nodes, 1, "a node that leaves is gone at once")
-	})
-}
-
-func TestOneNodeIDOneDaemon(t *testing.T) {
-	onBoth(t, func(t *testing.T, kv cluster.KV) {
-		first := openCluster(t, kv, "n1")
-		second := cluster.New(cluster.Options{Node: "n1", NodeRecord: cluster.NodeRecord{Identity: "other"}, KV: kv})
-		err := second.Open(t.Context())
-		require.Equal(t, yr.AlreadyRunning, yr.CodeOf(err))
-		require.ErrorContains(t, err, "values.node_id")
-
-		again := cluster.New(cluster.Options{Node: "n1", NodeRecord: cluster.NodeRecord{Identity: "n1"}, KV: kv})
-		require.NoError(t, again.Open(t.Context()), "a restarted daemon takes its own record over without waiting")
-		require.NoError(t, again.Close(context.Background()))
-		require.NoError(t, first.Close(context.Background()))
-	})
-}
-
-func TestALostLeaseIsAnEvent(t *testing.T) {
-	onBoth(t, func(t *testing.T, kv cluster.KV) {
-		lost, joined := make(chan error, 1), make(chan struct{}, 1)
-		c := cluster.New(cluster.Options{
-			Node: "n1", NodeRecord: cluster.NodeRecord{Identity: "n1"}, KV: kv, LeaseTTL: time.Second,
-			OnLost: func(err error) { lost <- err }, OnJoined: func() { joined <- struct{}{} },
-		})
-		require.NoError(t, c.Open(t.Context()))
-		defer func() { require.NoError(t, c.Close(context.Background())) }()
-
-		entries, _, err := kv.List(t.Context(), "/yr/!/nodes/", "", 10)
-		require.NoError(t, err)
-		require.Len(t, entries, 1)
-		require.NoError(t, kv.Revoke(t.Context(), entries[0].Lease), "as an operator, or a registry that waited too long, would")
-
-		require.ErrorIs(t, <-lost, cluster.ErrLeaseGone)
-		<-joined
-		require.True(t, c.Membership().Joined())
-		nodes, err := c.Membership().Nodes(t.Context())
-		require.NoError(t, err)
-		require.Len(t, nodes, 1)
-	})
-}
-
 func TestARenewedLeaseOutlivesItsTime(t *testing.T) {
-	onBoth(t, func(t *testing.T, kv cluster.KV) {
+	onEvery(t, func(t *testing.T, kv cluster.KV) {
 		ctx := t.Context()
 		kept, err := kv.Grant(ctx, time.Second)
 		require.NoError(t, err)
@@ -315,10 +255,10 @@ func TestARenewedLeaseOutlivesItsTime(t *testing.T) {
 }
 
 func TestTablePrefixesAreApart(t *testing.T) {
-	onBoth(t, func(t *testing.T, kv cluster.KV) {
+	onEvery(t, func(t *testing.T, kv cluster.KV) {
 		ctx := t.Context()
-		a := cluster.New(cluster.Options{Node: "n", NodeRecord: cluster.NodeRecord{Identity: "a"}, TablePrefix: "/a", KV: kv})
-		b := cluster.New(cluster.Options{Node: "n", NodeRecord: cluster.NodeRecord{Identity: "b"}, TablePrefix: "/b", KV: kv})
+		a := cluster.New(cluster.Options{Node: "n", TablePrefix: "/a", KV: kv})
+		b := cluster.New(cluster.Options{Node: "n", TablePrefix: "/b", KV: kv})
 		for _, c := range []*cluster.Cluster{a, b} {
 			require.NoError(t, c.Open(ctx))
 			defer func() { require.NoError(t, c.Close(context.Background())) }()
@@ -333,7 +273,7 @@ func TestTablePrefixesAreApart(t *testing.T) {
 }
 
 func TestANewerFormatIsRefused(t *testing.T) {
-	onBoth(t, func(t *testing.T, kv cluster.KV) {
+	onEvery(t, func(t *testing.T, kv cluster.KV) {
 		ctx := t.Context()
 		names := openCluster(t, kv, "n1").Names()
 		for name, value := range map[string]string{"newer": "\x02record", "empty": ""} {

@@ -11,33 +11,109 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-var _ KV = (*Member)(nil)
+// requestTimeout bounds every request, whatever its context allows: a little more
+// than what etcd itself waits for a majority.
+const requestTimeout = 8 * time.Second
+
+// etcdKV is KV over an etcd client: the embedded member's or an external one's.
+type etcdKV struct {
+	// connect waits, while ctx lasts, until there is a connection to use.
+	connect func(ctx context.Context) (connection, error)
+	// explain gives an error of a request a public code.
+	explain func(op string, err error) error
+	// slow, if not nil, is called for every request; the result when it is over.
+	slow func(ctx context.Context) (over func())
+}
+
+// connection is a client and how long it is of use.
+type connection struct {
+	client *clientv3.Client
+	life   context.Context // ends when the server does
+	reign  context.Context // ends some time after a leader of etcd has been followed by another
+}
+
+// Why requests end before their context does.
+var (
+	errStopping = errors.New("etcd is being stopped or grown")
+
+	// ErrElection is inside the error of a request during which the masters elected
+	// a leader. What it was to write is written, or is not and never will be.
+	ErrElection = errors.New("the masters elected another leader meanwhile")
+)
+
+var (
+	_ KV = (*Member)(nil)
+	_ KV = (*External)(nil)
+)
+
+// client returns the client for one request, and the request's context. It ends
+// after requestTimeout; with the server, which does not answer those that wait when
+// it gives up; and when an election has made an answer unlikely: what a dead
+// leader had been given is lost, and etcd would wait for it. The caller calls done.
+func (s *etcdKV) client(ctx context.Context) (c *clientv3.Client, request context.Context, done func(), err error) {
+	request, expire := context.WithTimeout(ctx, requestTimeout)
+	over := func() {}
+	if s.slow != nil {
+		over = s.slow(request)
+	}
+	connected, err := s.connect(request)
+	if err != nil {
+		over()
+		expire()
+		return nil, nil, nil, err
+	}
+	request, cancel := context.WithCancelCause(request)
+	stop := context.AfterFunc(connected.reign, func() { cancel(context.Cause(connected.reign)) })
+	return connected.client, request, func() { stop(); cancel(nil); over(); expire() }, nil
+}
+
+// failure gives an error of a request a public code.
+func (s *etcdKV) failure(request context.Context, op string, err error) error {
+	if cause := context.Cause(request); errors.Is(cause, errStopping) || errors.Is(cause, ErrElection) {
+		err = cause
+	}
+	return s.explain(op, err)
+}
+
+// read performs a read, again if an election came between.
+func (s *etcdKV) read(ctx context.Context, op, key string, options ...clientv3.OpOption) (*clientv3.GetResponse, error) {
+	for {
+		c, request, done, err := s.client(ctx)
+		if err != nil {
+			return nil, err
+		}
+		r, err := c.Get(request, key, options...)
+		if err != nil {
+			if errors.Is(err, rpctypes.ErrLeaderChanged) {
+				err = ErrElection
+			}
+			err = s.failure(request, op, err)
+		}
+		done()
+		if err == nil || !errors.Is(err, ErrElection) || ctx.Err() != nil {
+			return r, err
+		}
+	}
+}
 
 // Get implements KV.
-func (m *Member) Get(ctx context.Context, key string) (Entry, bool, error) {
-	ctx, done := m.within(ctx)
-	defer done()
-	r, err := m.client.Get(ctx, key)
-	if err != nil {
-		return Entry{}, false, m.requestError("read the registry", err)
-	}
-	if len(r.Kvs) == 0 {
-		return Entry{}, false, nil
+func (s *etcdKV) Get(ctx context.Context, key string) (Entry, bool, error) {
+	r, err := s.read(ctx, "read the registry", key)
+	if err != nil || len(r.Kvs) == 0 {
+		return Entry{}, false, err
 	}
 	return entryOf(r.Kvs[0]), true, nil
 }
 
 // List implements KV.
-func (m *Member) List(ctx context.Context, prefix, after string, limit int) ([]Entry, bool, error) {
-	ctx, done := m.within(ctx)
-	defer done()
+func (s *etcdKV) List(ctx context.Context, prefix, after string, limit int) ([]Entry, bool, error) {
 	from := prefix
 	if after != "" {
 		from = after + "\x00"
 	}
-	r, err := m.client.Get(ctx, from, clientv3.WithRange(clientv3.GetPrefixRangeEnd(prefix)), clientv3.WithLimit(int64(limit)))
+	r, err := s.read(ctx, "list the registry", from, clientv3.WithRange(clientv3.GetPrefixRangeEnd(prefix)), clientv3.WithLimit(int64(limit)))
 	if err != nil {
-		return nil, false, m.requestError("list the registry", err)
+		return nil, false, err
 	}
 	entries := make([]Entry, len(r.Kvs))
 	for i, kv := range r.Kvs {
@@ -47,8 +123,11 @@ func (m *Member) List(ctx context.Context, prefix, after string, limit int) ([]E
 }
 
 // Commit implements KV.
-func (m *Member) Commit(ctx context.Context, conditions []Condition, writes []Write) (Outcome, error) {
-	ctx, done := m.within(ctx)
+func (s *etcdKV) Commit(ctx context.Context, conditions []Condition, writes []Write) (Outcome, error) {
+	c, ctx, done, err := s.client(ctx)
+	if err != nil {
+		return Outcome{}, err
+	}
 	defer done()
 	compares := make([]clientv3.Cmp, len(conditions))
 	reads := make([]clientv3.Op, len(conditions))
@@ -68,12 +147,12 @@ func (m *Member) Commit(ctx context.Context, conditions []Condition, writes []Wr
 			puts[i] = clientv3.OpPut(w.Key, string(w.Value), clientv3.WithLease(clientv3.LeaseID(w.Lease)))
 		}
 	}
-	r, err := m.client.Txn(ctx).If(compares...).Then(puts...).Else(reads...).Commit()
+	r, err := c.Txn(ctx).If(compares...).Then(puts...).Else(reads...).Commit()
 	if errors.Is(err, rpctypes.ErrLeaseNotFound) {
 		return Outcome{}, ErrLeaseGone
 	}
 	if err != nil {
-		return Outcome{}, m.requestError("write the registry", err)
+		return Outcome{}, s.failure(ctx, "write the registry", err)
 	}
 	if r.Succeeded {
 		return Outcome{OK: true, Revision: r.Header.GetRevision()}, nil
@@ -88,55 +167,53 @@ func (m *Member) Commit(ctx context.Context, conditions []Condition, writes []Wr
 }
 
 // Grant implements KV. etcd counts whole seconds, so ttl is rounded up.
-func (m *Member) Grant(ctx context.Context, ttl time.Duration) (LeaseID, error) {
-	ctx, done := m.within(ctx)
-	defer done()
-	r, err := m.client.Grant(ctx, int64(math.Ceil(ttl.Seconds())))
+func (s *etcdKV) Grant(ctx context.Context, ttl time.Duration) (LeaseID, error) {
+	c, ctx, done, err := s.client(ctx)
 	if err != nil {
-		return 0, m.requestError("take a lease", err)
+		return 0, err
+	}
+	defer done()
+	r, err := c.Grant(ctx, int64(math.Ceil(ttl.Seconds())))
+	if err != nil {
+		return 0, s.failure(ctx, "take a lease", err)
 	}
 	return LeaseID(r.ID), nil
 }
 
 // Renew implements KV.
-func (m *Member) Renew(ctx context.Context, id LeaseID) error {
-	ctx, done := m.within(ctx)
+func (s *etcdKV) Renew(ctx context.Context, id LeaseID) error {
+	c, ctx, done, err := s.client(ctx)
+	if err != nil {
+		return err
+	}
 	defer done()
-	_, err := m.client.KeepAliveOnce(ctx, clientv3.LeaseID(id))
+	_, err = c.KeepAliveOnce(ctx, clientv3.LeaseID(id))
 	if errors.Is(err, rpctypes.ErrLeaseNotFound) {
 		return ErrLeaseGone
 	}
-	return m.requestError("renew a lease", err)
+	if err != nil {
+		return s.failure(ctx, "renew a lease", err)
+	}
+	return nil
 }
 
 // Revoke implements KV.
-func (m *Member) Revoke(ctx context.Context, id LeaseID) error {
-	ctx, done := m.within(ctx)
+func (s *etcdKV) Revoke(ctx context.Context, id LeaseID) error {
+	c, ctx, done, err := s.client(ctx)
+	if err != nil {
+		return err
+	}
 	defer done()
-	_, err := m.client.Revoke(ctx, clientv3.LeaseID(id))
+	_, err = c.Revoke(ctx, clientv3.LeaseID(id))
 	if errors.Is(err, rpctypes.ErrLeaseNotFound) {
 		return nil
 	}
-	return m.requestError("end a lease", err)
+	if err != nil {
+		return s.failure(ctx, "end a lease", err)
+	}
+	return nil
 }
 
 func entryOf(kv *mvccpb.KeyValue) Entry {
 	return Entry{Key: string(kv.GetKey()), Value: kv.GetValue(), Revision: kv.GetModRevision(), Lease: LeaseID(kv.GetLease())}
-}
-
-// Status shows how large the registry is.
-type Status struct {
-	DatabaseBytes int64 `json:"database_bytes"`
-	Revision      int64 `json:"revision"`
-}
-
-// Status reads the state of this member.
-func (m *Member) Status(ctx context.Context) (Status, error) {
-	ctx, done := m.within(ctx)
-	defer done()
-	r, err := m.client.Get(ctx, "\x00", clientv3.WithCountOnly())
-	if err != nil {
-		return Status{}, m.requestError("read the registry", err)
-	}
-	return Status{DatabaseBytes: m.etcd.Server.Backend().Size(), Revision: r.Header.GetRevision()}, nil
 }

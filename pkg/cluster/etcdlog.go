@@ -21,9 +21,9 @@ var chatter = map[string]bool{
 
 // logger is etcd's logger: warnings and worse go to ours. Where zap would exit
 // the process or panic, the member fails instead (see fatalHook).
-func (m *Member) logger() *zap.Logger {
-	hook := fatalHook{m}
-	return zap.New(zerologCore{log: m.options.Log, closing: &m.closing}, zap.WithFatalHook(hook), zap.WithPanicHook(hook))
+func (e *engine) logger() *zap.Logger {
+	hook := fatalHook{e.member}
+	return zap.New(zerologCore{log: e.member.options.Log, closing: &e.closing}, zap.WithFatalHook(hook), zap.WithPanicHook(hook))
 }
 
 // fatalHook ends only the goroutine that hit the error. etcd answers a full disk

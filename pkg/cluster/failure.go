@@ -76,35 +76,69 @@ func (m *Member) broken(err error) error {
 	}
 }
 
+// ErrRemoved is why a member fails that the others have removed.
+var ErrRemoved = yr.E("etcd", yr.ParamInvalid,
+	"this master was removed from the cluster; to let it come back, move its etcd directory away and start it again as a new one")
+
+// ErrNoQuorum is inside the error of a request for which no majority of the
+// masters could be found. The cluster goes on by itself once one is back.
+var ErrNoQuorum = errors.New("no majority of the masters answers")
+
 // fail records why etcd gives up; only the first reason counts.
 func (m *Member) fail(cause error) {
 	m.failOnce.Do(func() {
-		m.failure = m.broken(cause)
+		m.failure = cause
+		if typed := (*yr.Error)(nil); !errors.As(cause, &typed) {
+			m.failure = m.broken(cause)
+		}
 		close(m.failed)
 		m.end()
 	})
 }
 
-// within bounds a request by the life of etcd, which does not answer those that
-// are waiting when it gives up. The caller calls done.
-func (m *Member) within(ctx context.Context) (request context.Context, done func()) {
-	request, cancel := context.WithCancel(ctx)
-	stop := context.AfterFunc(m.life, cancel)
-	return request, func() { stop(); cancel() }
-}
-
 // requestError gives an error of a request a public code.
 func (m *Member) requestError(op string, err error) error {
-	switch {
-	case err == nil:
-		return nil
-	case m.Err() != nil:
-		return m.Err()
-	case errors.Is(err, rpctypes.ErrNoSpace):
+	if failed := m.Err(); failed != nil {
+		return failed
+	}
+	if errors.Is(err, rpctypes.ErrNoSpace) {
 		return &yr.Error{Op: op, Code: yr.DiskFull, Err: err,
 			Msg: fmt.Sprintf("the registry has reached its quota of %d MiB; raise etcd.args.quota-backend-bytes", m.options.QuotaBytes>>20)}
+	}
+	if e := m.engine.Load(); e == nil || !e.plan.several || !unanswered(err) {
+		return requestError(op, err)
+	}
+	missing := m.prober.missing()
+	switch {
+	case len(missing) > 0 && len(missing) > len(m.otherVoters())/2:
+		return &yr.Error{Op: op, Code: yr.Communication, Msg: describe(missing) + " cannot be reached", Err: fmt.Errorf("%w: %w", ErrNoQuorum, err)}
+	default:
+		return &yr.Error{Op: op, Code: yr.Communication, Msg: "the masters have not agreed in time; they may be electing a leader", Err: err}
+	}
+}
+
+// unanswered reports whether err may mean that a majority is missing.
+func unanswered(err error) bool {
+	for _, known := range []error{
+		context.DeadlineExceeded, rpctypes.ErrTimeout, rpctypes.ErrNoLeader, rpctypes.ErrNotLeader, rpctypes.ErrLeaderChanged,
+		rpctypes.ErrTimeoutDueToLeaderFail, rpctypes.ErrTimeoutDueToConnectionLost, rpctypes.ErrUnhealthy,
+	} {
+		if errors.Is(err, known) {
+			return true
+		}
+	}
+	return false
+}
+
+// requestError gives an error of an etcd client a public code.
+func requestError(op string, err error) error {
+	switch {
+	case errors.Is(err, rpctypes.ErrNoSpace):
+		return &yr.Error{Op: op, Code: yr.DiskFull, Err: err, Msg: "the registry has reached its quota; raise it in the configuration of etcd"}
 	case errors.Is(err, rpctypes.ErrRequestTooLarge):
 		return &yr.Error{Op: op, Code: yr.ParamInvalid, Err: err, Msg: "the value is too large for the registry"}
+	case errors.Is(err, rpctypes.ErrPermissionDenied), errors.Is(err, rpctypes.ErrAuthFailed), errors.Is(err, rpctypes.ErrUserEmpty), errors.Is(err, rpctypes.ErrInvalidAuthToken):
+		return yr.Wrap(op, yr.Unauthorized, err)
 	case errors.Is(err, context.Canceled):
 		return yr.Wrap(op, yr.Interrupted, err)
 	default:

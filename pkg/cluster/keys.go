@@ -28,13 +28,32 @@ const formatVersion = 1
 
 type keyspace struct{ prefix string }
 
+// Part is a kind of the cluster's own keys, for Cluster.Watch.
+type Part string
+
+// The parts that the registry is made of, besides tenants' names.
+const (
+	PartLeader  Part = "leader"
+	PartNodes   Part = "nodes/"
+	PartConfig  Part = "config/"
+	PartMasters Part = "masters"
+)
+
+func (k keyspace) part(p Part) string    { return k.prefix + "/yr/" + clusterScope + "/" + string(p) }
+func (k keyspace) leader() string        { return k.part(PartLeader) }
+func (k keyspace) nodes() string         { return k.part(PartNodes) }
 func (k keyspace) node(n yr.Node) string { return k.nodes() + url.PathEscape(string(n)) }
-func (k keyspace) nodes() string         { return k.prefix + "/yr/" + clusterScope + "/nodes/" }
-func (k keyspace) leader() string        { return k.prefix + "/yr/" + clusterScope + "/leader" }
-func (k keyspace) config(name string) string {
-	return k.configs() + url.PathEscape(name)
+func (k keyspace) incarnation(n yr.Node) string {
+	return k.part("incarnations/") + url.PathEscape(string(n))
 }
-func (k keyspace) configs() string { return k.prefix + "/yr/" + clusterScope + "/config/" }
+func (k keyspace) identity(identity string) string {
+	return k.part("identities/") + url.PathEscape(identity)
+}
+func (k keyspace) tag(tag yr.Tag) string     { return k.part("tags/") + tag.String() }
+func (k keyspace) configs() string           { return k.part(PartConfig) }
+func (k keyspace) config(name string) string { return k.configs() + url.PathEscape(name) }
+func (k keyspace) masters() string           { return k.part(PartMasters) }
+func (k keyspace) clusterID() string         { return k.part("id") }
 
 func (k keyspace) name(t yr.Tenant, namespace, name string) string {
 	return k.names(t) + url.PathEscape(namespace) + "/" + url.PathEscape(name)

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"time"
 )
 
@@ -25,7 +26,44 @@ type KV interface {
 	Grant(ctx context.Context, ttl time.Duration) (LeaseID, error)
 	Renew(ctx context.Context, id LeaseID) error
 	Revoke(ctx context.Context, id LeaseID) error
+
+	// Watch reports every change of keys that begin with prefix after the
+	// revision `after`, in order and without gaps; 0 starts now. The first Batch
+	// has no events: the watch stands, from its Revision on, and whoever lists now
+	// misses nothing. The channel is closed when ctx ends, or after a Batch with
+	// Err. Silence proves nothing: a store that has lost its quorum is silent too.
+	Watch(ctx context.Context, prefix string, after int64) <-chan Batch
 }
+
+// Why a Watch ends before its context does: the history since `after` is no longer
+// kept, or the caller read too slowly. Both mean to list again. Any other error is
+// of the store: watch again from the last revision seen.
+var (
+	ErrCompacted = errors.New("the history since that revision is gone; list again")
+	ErrLagged    = errors.New("the changes were not read in time; list again")
+)
+
+// WatchBacklog is how many changes wait for a reader of Watch before it is given
+// up with ErrLagged.
+const WatchBacklog = 10_000
+
+// Batch is what one revision, or several, changed. With Err it is the last.
+type Batch struct {
+	Events   []Event
+	Revision int64 // of the last event
+	Err      error
+}
+
+// Event is one change of a key. Value is nil if it was Deleted.
+type Event struct {
+	Key      string
+	Value    []byte
+	Revision int64
+	Deleted  bool
+}
+
+// ErrLeaseGone says that the store has ended the lease.
+var ErrLeaseGone = errors.New("the lease is over")
 
 // LeaseID names a lease; 0 is none.
 type LeaseID int64

@@ -2,8 +2,12 @@ package cluster
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"sync"
+	"time"
 
 	"yr/pkg/yr"
 )
@@ -12,13 +16,14 @@ import (
 // epoch; from then on every write of the former leader is refused, because
 // Commit carries the revision of the epoch key as a condition.
 //
-// With one master the node that opens the registry takes over and nobody
-// competes; the guard still matters, because a paused daemon may wake up beside
-// its successor.
+// Commit may fail without an answer (yr.Communication): its writes then happened
+// or did not, and the caller reads before it goes on.
 type Leader struct {
 	kv   KV
 	keys keyspace
 	node yr.Node
+
+	taking sync.Mutex // one TakeOver at a time
 
 	mu       sync.Mutex // protects what follows
 	epoch    uint64
@@ -29,43 +34,69 @@ type epochRecord struct {
 	V     int     `json:"v"`
 	Epoch uint64  `json:"epoch"`
 	Node  yr.Node `json:"node"`
+	Claim string  `json:"claim,omitempty"` // random, of one TakeOver
 }
 
 // ErrStale is returned for a write by a node that leads no more.
 var ErrStale = yr.E("leader", yr.Internal, "another node has taken over; this one must stop deciding and join it")
 
+// takeOverTry bounds one attempt to take over: what a dying leader of etcd has
+// been given gets no answer, the next attempt does.
+const takeOverTry = 2 * time.Second
+
 // TakeOver makes this node the leader and returns its epoch. It succeeds even
 // beside a live leader: who may take over is decided by the caller.
 func (l *Leader) TakeOver(ctx context.Context) (epoch uint64, err error) {
-	key := l.keys.leader()
+	l.taking.Lock()
+	defer l.taking.Unlock()
+	claim := newClaim()
 	for {
-		entry, ok, err := l.kv.Get(ctx, key)
-		if err != nil {
+		try, cancel := context.WithTimeout(ctx, takeOverTry)
+		epoch, revision, err := l.takeOver(try, claim)
+		again := ctx.Err() == nil && (try.Err() != nil || errors.Is(err, ErrElection))
+		cancel()
+		switch {
+		case revision != 0:
+			l.mu.Lock()
+			l.epoch, l.revision = epoch, revision
+			l.mu.Unlock()
+			return epoch, nil
+		case err != nil && !again:
 			return 0, err
 		}
-		var last epochRecord
-		if ok {
-			if err := decode(key, entry.Value, &last); err != nil {
-				return 0, err
-			}
-		}
-		next := epochRecord{V: formatVersion, Epoch: last.Epoch + 1, Node: l.node}
-		value, err := json.Marshal(next)
-		if err != nil {
-			return 0, err
-		}
-		outcome, err := l.kv.Commit(ctx, []Condition{{Key: key, Revision: entry.Revision}}, []Write{{Key: key, Value: value}})
-		if err != nil {
-			return 0, err
-		}
-		if !outcome.OK {
-			continue // somebody was faster; become the next
-		}
-		l.mu.Lock()
-		l.epoch, l.revision = next.Epoch, outcome.Revision
-		l.mu.Unlock()
-		return next.Epoch, nil
 	}
+}
+
+// takeOver tries once. Without an error, a revision of 0 means that somebody was
+// faster: become the next.
+func (l *Leader) takeOver(ctx context.Context, claim string) (epoch uint64, revision int64, err error) {
+	key := l.keys.leader()
+	entry, ok, err := l.kv.Get(ctx, key)
+	if err != nil {
+		return 0, 0, err
+	}
+	var last epochRecord
+	if ok {
+		if err := decode(key, entry.Value, &last); err != nil {
+			return 0, 0, err
+		}
+	}
+	if last.Claim == claim {
+		return last.Epoch, entry.Revision, nil // an attempt that got no answer had arrived
+	}
+	next := epochRecord{V: formatVersion, Epoch: last.Epoch + 1, Node: l.node, Claim: claim}
+	value, err := json.Marshal(next)
+	if err != nil {
+		return 0, 0, err
+	}
+	outcome, err := l.kv.Commit(ctx, []Condition{{Key: key, Revision: entry.Revision}}, []Write{{Key: key, Value: value}})
+	return next.Epoch, outcome.Revision, err
+}
+
+func newClaim() string {
+	raw := make([]byte, 8)
+	_, _ = rand.Read(raw) // never fails
+	return hex.EncodeToString(raw)
 }
 
 // Epoch is the epoch of the last successful TakeOver, 0 before it.

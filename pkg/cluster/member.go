@@ -2,85 +2,50 @@ package cluster
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
-	"io/fs"
-	"net"
-	"net/url"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/rs/zerolog"
 	clientv3 "go.etcd.io/etcd/client/v3"
-	"go.etcd.io/etcd/server/v3/embed"
-	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
-	"go.etcd.io/etcd/server/v3/etcdserver/api/v3rpc"
-	"go.etcd.io/etcd/server/v3/storage/wal"
-	"google.golang.org/grpc"
 
 	"yr/pkg/yr"
 )
 
-// A single voter needs no patience: it is ready one election after its start.
-// Several voters will need 100 ms and 1 s, because short timeouts elect
-// needlessly when a member pauses.
-const (
-	tickMs     = 10
-	electionMs = 50
-)
-
-// What keeps the member small. The registry holds some thousand keys, so etcd's
-// defaults (64 MB log segments, 10 000 entries kept in memory) are far too large.
-const (
-	// DefaultQuotaBytes bounds the database file; past it writes fail with DiskFull.
-	DefaultQuotaBytes = 1 << 30
-	// DefaultCompactRevisions is how many revisions of history are kept.
-	DefaultCompactRevisions = 10_000
-
-	walSegmentBytes = 4 << 20
-	snapshotEvery   = 2_000
-	catchUpEntries  = 500
-	maxRequestBytes = 1 << 20
-)
-
-// MaxSocketPath is the longest path of a Unix socket that yr makes; the kernel
-// allows 107 bytes.
-const MaxSocketPath = 100
-
-// MemberOptions say where an embedded etcd member lives.
+// MemberOptions say where an embedded etcd member lives and who else votes.
 type MemberOptions struct {
 	Dir              string
 	SocketDir        string // "" serves no socket
-	Fsync            bool
-	QuotaBytes       int64 // 0: DefaultQuotaBytes
-	CompactRevisions int64 // 0: DefaultCompactRevisions
+	Fsync            bool   // always on with several voters
+	QuotaBytes       int64  // 0: DefaultQuotaBytes
+	CompactRevisions int64  // 0: DefaultCompactRevisions
+	Peers            *Peers // nil: alone for ever
 	Log              zerolog.Logger
 }
 
-// Member is an etcd server inside this process, the only voter of its cluster.
-// This process talks to it by function calls; the Unix socket is for etcdctl.
+// Member is an etcd server inside this process. This process talks to it by
+// function calls; the other masters reach it at its peer address, which an only
+// voter does not open; the Unix socket is for etcdctl.
 type Member struct {
+	etcdKV
 	options MemberOptions
+	prober  *prober // nil without Peers
 
-	etcd    *embed.Etcd
-	client  *clientv3.Client
-	server  *grpc.Server // serves the socket; nil without one
-	serving chan struct{}
+	change sync.Mutex             // held while engine is opened, replaced or closed
+	engine atomic.Pointer[engine] // what runs; nil before Open and after Close
 
-	failOnce sync.Once
-	failed   chan struct{}      // closed when etcd gives up
-	failure  error              // why; written before failed is closed
-	life     context.Context    // ends when etcd gives up; requests live in it
-	end      context.CancelFunc // ends life
-	closing  atomic.Bool        // what etcd complains about from now on is that it was closed
+	readyOnce sync.Once
+	ready     chan struct{} // closed when the first engine is ready
+	failOnce  sync.Once
+	failed    chan struct{}      // closed when etcd gives up
+	failure   error              // why; written before failed is closed
+	life      context.Context    // ends when etcd gives up
+	end       context.CancelFunc // ends life
 }
-
-var shrinkWAL = sync.OnceFunc(func() { wal.SegmentSizeBytes = walSegmentBytes })
 
 // NewMember makes a closed Member.
 func NewMember(o MemberOptions) *Member {
@@ -90,179 +55,134 @@ func NewMember(o MemberOptions) *Member {
 	if o.CompactRevisions == 0 {
 		o.CompactRevisions = DefaultCompactRevisions
 	}
-	m := &Member{options: o, failed: make(chan struct{})}
+	m := &Member{options: o, ready: make(chan struct{}), failed: make(chan struct{})}
+	m.etcdKV = etcdKV{connect: m.connect, explain: m.requestError, slow: m.surveyLater}
 	m.life, m.end = context.WithCancel(context.Background())
 	return m
 }
 
-// Open starts etcd and waits until it has elected itself. Its errors say what is
-// wrong with the directory and what to do.
+// Open starts etcd. An only voter is ready when Open returns. One of several
+// waits for a majority, which may start later: Open returns when this one has
+// started, and Ready and WaitReady tell the rest; requests wait as well, each for
+// its own time. Errors say what is wrong and what to do.
 func (m *Member) Open(ctx context.Context) error {
+	if err := m.checkOptions(); err != nil {
+		return err
+	}
 	if err := m.preflight(); err != nil {
 		return err
 	}
-	listener, err := m.listen()
+	plan, err := m.plan(ctx)
 	if err != nil {
 		return err
 	}
-	if err := m.start(ctx); err != nil {
-		if listener != nil {
-			_ = listener.Close()
-		}
+	m.change.Lock()
+	defer m.change.Unlock()
+	e := newEngine(m, plan)
+	m.engine.Store(e)
+	if err := e.start(ctx); err != nil {
+		m.engine.Store(nil)
 		return err
 	}
-	if listener != nil {
-		m.serve(listener)
+	if plan.several {
+		return nil
+	}
+	if err := m.WaitReady(ctx); err != nil {
+		m.engine.Store(nil)
+		return errors.Join(err, e.close(context.WithoutCancel(ctx)))
 	}
 	return nil
 }
 
-// start runs embed.StartEtcd on a goroutine of its own, because etcd answers
-// broken files by panicking or exiting: the logger turns both into the end of
-// the goroutine (see fatalHook).
-func (m *Member) start(ctx context.Context) error {
-	shrinkWAL()
-	type outcome struct {
-		etcd *embed.Etcd
-		err  error
+func (m *Member) checkOptions() error {
+	o := &m.options
+	if o.QuotaBytes < 0 || o.CompactRevisions < 0 {
+		return yr.E("start etcd", yr.ParamInvalid, "etcd.args.quota-backend-bytes (%d) and etcd.args.auto-compaction-retention (%d) cannot be negative", o.QuotaBytes, o.CompactRevisions)
 	}
-	started := make(chan outcome, 1)
-	go func() {
-		out := outcome{err: errors.New("etcd gave up while starting")}
-		defer func() {
-			if p := recover(); p != nil {
-				out.err = m.broken(errorOf(p))
-			}
-			started <- out
-		}()
-		etcd, err := embed.StartEtcd(m.config())
-		if err != nil {
-			err = m.broken(err)
-		}
-		out = outcome{etcd, err}
-	}()
+	if o.Peers == nil {
+		return nil
+	}
+	if err := o.Peers.check(); err != nil {
+		return err
+	}
+	var err error
+	m.prober, err = newProber(o.Peers.TLS)
+	return err
+}
 
-	// StartEtcd cannot be interrupted; it takes milliseconds, or fails.
-	var out outcome
+var errNotOpen = yr.E("registry", yr.Communication, "etcd is not running")
+
+// Ready is closed when this member has first found a majority.
+func (m *Member) Ready() <-chan struct{} { return m.ready }
+
+// WaitReady waits for Ready. Its error names the masters that are missing.
+func (m *Member) WaitReady(ctx context.Context) error {
+	defer m.surveyLater(ctx)()
 	select {
-	case out = <-started:
-	case <-m.failed:
-		return m.failure
-	}
-	if out.err != nil {
-		return out.err
-	}
-	m.etcd = out.etcd
-	m.client = v3client.New(m.etcd.Server)
-	select {
-	case <-m.etcd.Server.ReadyNotify():
+	case <-m.ready:
 		return nil
 	case <-m.failed:
-		return errors.Join(m.failure, m.Close(context.WithoutCancel(ctx)))
+		return m.failure
 	case <-ctx.Done():
-		return errors.Join(yr.Wrap("start etcd", yr.Interrupted, ctx.Err()), m.Close(context.WithoutCancel(ctx)))
+		return m.requestError("start etcd", ctx.Err())
 	}
 }
 
-func (m *Member) config() *embed.Config {
-	c := embed.NewConfig()
-	c.Name = "yr"
-	c.Dir = m.options.Dir
-	c.TickMs, c.ElectionMs = tickMs, electionMs
-	c.InitialElectionTickAdvance = true
-	c.UnsafeNoFsync = !m.options.Fsync
-	c.AutoCompactionMode = embed.CompactorModeRevision
-	c.AutoCompactionRetention = strconv.FormatInt(m.options.CompactRevisions, 10)
-	c.QuotaBackendBytes = m.options.QuotaBytes
-	c.SnapshotCount, c.SnapshotCatchUpEntries = snapshotEvery, catchUpEntries
-	c.MaxRequestBytes = maxRequestBytes
-	c.EnableGRPCGateway = false
-	c.AuthToken = ""
-	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(m.logger())
+// surveyPatience is how long a request waits before it is found out who is missing.
+const surveyPatience = 250 * time.Millisecond
 
-	// A single voter has nobody to listen for. Its peer URL is only a name, kept
-	// in the data directory; growing to three voters replaces it.
-	self := url.URL{Scheme: "unix", Host: "yr-single-voter"}
-	c.ListenPeerUrls, c.AdvertisePeerUrls = nil, []url.URL{self}
-	c.ListenClientUrls, c.AdvertiseClientUrls = nil, []url.URL{self}
-	c.InitialCluster = c.Name + "=" + self.String()
-	return c
+// surveyLater finds out which masters are missing if the caller still waits after
+// surveyPatience, so that its error can name them. The caller calls done.
+func (m *Member) surveyLater(ctx context.Context) (done func()) {
+	if m.prober == nil {
+		return func() {}
+	}
+	timer := time.AfterFunc(surveyPatience, func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), probeTimeout)
+		defer cancel()
+		m.prober.survey(ctx, m.otherVoters())
+	})
+	return func() { timer.Stop() }
 }
 
-// SocketPath is where etcdctl finds this member, "" if nowhere.
-func (m *Member) SocketPath() string {
-	if m.options.SocketDir == "" {
-		return ""
+// connect implements etcdKV.connect: it waits until etcd can be used.
+func (m *Member) connect(ctx context.Context) (connection, error) {
+	e := m.engine.Load()
+	if e == nil {
+		return connection{}, errNotOpen
 	}
-	return filepath.Join(m.options.SocketDir, "etcd.sock")
-}
-
-func (m *Member) listen() (*net.UnixListener, error) {
-	path := m.SocketPath()
-	if path == "" {
-		return nil, nil
+	select {
+	case <-e.ready:
+		return connection{client: e.client, life: e.life, reign: e.reign.Load().life}, nil
+	case <-m.failed:
+		return connection{}, m.failure
+	case <-e.life.Done():
+		return connection{}, m.requestError("wait for the registry", errStopping)
+	case <-ctx.Done():
+		return connection{}, m.requestError("wait for the registry", ctx.Err())
 	}
-	if len(path) > MaxSocketPath {
-		return nil, yr.E("etcd socket", yr.ParamInvalid, "the path %q has %d bytes, at most %d work; use a shorter directory", path, len(path), MaxSocketPath)
-	}
-	// The caller holds the directory's lock, so a socket that exists is a dead one's.
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, yr.Wrap("etcd socket", yr.DiskFailed, err)
-	}
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
-	if err != nil {
-		return nil, yr.Wrap("etcd socket", yr.DiskFailed, err)
-	}
-	if err := os.Chmod(path, 0o600); err != nil {
-		return nil, errors.Join(yr.Wrap("etcd socket", yr.DiskFailed, err), l.Close())
-	}
-	return l, nil
-}
-
-func (m *Member) serve(l *net.UnixListener) {
-	m.server = v3rpc.Server(m.etcd.Server, nil, nil)
-	m.serving = make(chan struct{})
-	go func() {
-		defer close(m.serving)
-		if err := m.server.Serve(l); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
-			m.options.Log.Warn().Err(err).Msg("the etcd socket is closed; etcdctl cannot reach it")
-		}
-	}()
 }
 
 // Close stops etcd and waits for its goroutines, at most until ctx ends. It may
 // be called twice. An etcd that has given up cannot be stopped: it is left as it
 // is, and its locks go with the process.
 func (m *Member) Close(ctx context.Context) error {
-	if m.etcd == nil {
+	m.change.Lock()
+	defer m.change.Unlock()
+	e := m.engine.Load()
+	if e == nil {
 		return nil
 	}
-	m.closing.Store(true)
-	closed := make(chan struct{})
-	go func() {
-		defer close(closed)
-		if m.server != nil {
-			m.server.Stop()
-			<-m.serving
-		}
-		if m.Err() == nil {
-			_ = m.client.Close()
-			m.etcd.Close()
-		}
-	}()
-	select {
-	case <-closed:
-		m.etcd = nil
-		m.end()
-		return nil
-	case <-m.failed: // it gave up while it was being stopped
-		return nil
-	case <-ctx.Done():
-		return yr.Wrap("stop etcd", yr.Internal, ctx.Err())
+	if err := e.close(ctx); err != nil {
+		return err
 	}
+	m.engine.Store(nil)
+	m.end()
+	return nil
 }
 
-// Failed is closed when etcd has given up.
+// Failed is closed when etcd has given up for good: its disk is full or broken,
+// or this master was removed. A lost majority is no reason; it may come back.
 func (m *Member) Failed() <-chan struct{} { return m.failed }
 
 // Err is why etcd has given up, nil while it has not.
@@ -282,9 +202,7 @@ func (m *Member) Identity() (string, error) {
 	if b, err := os.ReadFile(path); err == nil && len(strings.TrimSpace(string(b))) > 0 {
 		return strings.TrimSpace(string(b)), nil
 	}
-	raw := make([]byte, 8)
-	_, _ = rand.Read(raw) // never fails
-	id := hex.EncodeToString(raw)
+	id := newClaim()
 	temporary := path + ".new"
 	if err := os.WriteFile(temporary, []byte(id+"\n"), 0o600); err != nil {
 		return "", m.broken(err)
@@ -293,4 +211,29 @@ func (m *Member) Identity() (string, error) {
 		return "", m.broken(err)
 	}
 	return id, nil
+}
+
+// several reports whether this member is, or starts as, one of several.
+func (m *Member) several() bool {
+	e := m.engine.Load()
+	return e != nil && e.plan.several
+}
+
+// Status shows how large the registry is.
+type Status struct {
+	DatabaseBytes int64 `json:"database_bytes"`
+	Revision      int64 `json:"revision"`
+}
+
+// Status reads the state of this member.
+func (m *Member) Status(ctx context.Context) (Status, error) {
+	r, err := m.read(ctx, "read the registry", "\x00", clientv3.WithCountOnly())
+	if err != nil {
+		return Status{}, err
+	}
+	e, err := m.usable(ctx)
+	if err != nil {
+		return Status{}, err
+	}
+	return Status{DatabaseBytes: e.etcd.Server.Backend().Size(), Revision: r.Header.GetRevision()}, nil
 }

@@ -25,6 +25,9 @@ type KV struct {
 	leases   map[cluster.LeaseID]*lease
 	last     cluster.LeaseID
 	paused   bool
+	history  []cluster.Event // the newest, by revision
+	lost     int64           // the newest revision that history no longer has
+	watches  map[*watch]bool
 }
 
 type lease struct {
@@ -38,6 +41,7 @@ func New() *KV {
 		revision: 1,
 		entries:  make(map[string]cluster.Entry),
 		leases:   make(map[cluster.LeaseID]*lease),
+		watches:  make(map[*watch]bool),
 	}
 }
 
@@ -118,13 +122,17 @@ func (s *KV) Commit(ctx context.Context, conditions []cluster.Condition, writes 
 	if len(writes) > 0 {
 		s.revision++
 	}
+	var events []cluster.Event
 	for _, w := range writes {
-		if w.Delete {
+		if !w.Delete {
+			s.entries[w.Key] = cluster.Entry{Key: w.Key, Value: bytes.Clone(w.Value), Revision: s.revision, Lease: w.Lease}
+			events = append(events, cluster.Event{Key: w.Key, Value: bytes.Clone(w.Value), Revision: s.revision})
+		} else if _, ok := s.entries[w.Key]; ok {
 			delete(s.entries, w.Key)
-			continue
+			events = append(events, cluster.Event{Key: w.Key, Revision: s.revision, Deleted: true})
 		}
-		s.entries[w.Key] = cluster.Entry{Key: w.Key, Value: bytes.Clone(w.Value), Revision: s.revision, Lease: w.Lease}
 	}
+	s.publish(events)
 	return cluster.Outcome{OK: true, Revision: s.revision}, nil
 }
 
@@ -189,12 +197,15 @@ func (s *KV) end(id cluster.LeaseID) {
 	}
 	l.timer.Stop()
 	delete(s.leases, id)
+	s.revision++
+	var events []cluster.Event
 	for key, e := range s.entries {
 		if e.Lease == id {
 			delete(s.entries, key)
+			events = append(events, cluster.Event{Key: key, Revision: s.revision, Deleted: true})
 		}
 	}
-	s.revision++
+	s.publish(events)
 }
 
 func copied(e cluster.Entry) cluster.Entry {

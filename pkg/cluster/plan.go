@@ -1,0 +1,202 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"go.etcd.io/etcd/client/pkg/v3/types"
+	"go.etcd.io/etcd/server/v3/embed"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/membership"
+	"go.etcd.io/etcd/server/v3/storage/datadir"
+	"go.etcd.io/etcd/server/v3/storage/wal"
+
+	"yr/pkg/yr"
+)
+
+// foundingToken is part of what several configured masters derive the cluster's
+// id from, each for itself.
+const foundingToken = "etcd-cluster-1"
+
+// A voter that is alone has a name instead of an address; growing replaces it.
+const loneName = "yr"
+
+var lonePeer = url.URL{Scheme: "unix", Host: "yr-single-voter"}
+
+// plan is how etcd is to be started. cluster, token and state matter to an empty
+// directory only; afterwards etcd knows them from its log.
+type plan struct {
+	several bool // listen for peers, be patient, sync to the disk
+	name    string
+	cluster string
+	token   string
+	state   string
+}
+
+// ErrOtherCluster is inside the error of a master whose configured companions
+// have a cluster without it.
+var ErrOtherCluster = errors.New("the other masters belong to another cluster")
+
+// plan decides how to start from what is in the directory, what is configured,
+// and, if the directory is empty, what the other masters say.
+func (m *Member) plan(ctx context.Context) (plan, error) {
+	peers := m.options.Peers
+	grown, err := m.grown()
+	if err != nil {
+		return plan{}, err
+	}
+	fresh := !wal.Exist(datadir.ToWALDir(m.options.Dir))
+	if peers == nil {
+		if grown {
+			return plan{}, yr.E("start etcd", yr.ParamInvalid, "%s belongs to one of several masters, and no peer address is configured for it; set values.etcd.address", m.options.Dir)
+		}
+		return lonePlan(), nil
+	}
+	configured := len(peers.Voters) > 1
+	switch {
+	case fresh && (configured || peers.Join != nil):
+		return m.enter(ctx, peers)
+	case configured || grown:
+		return severalPlan(peers, peers.name()+"="+peerURL(peers.Address), embed.ClusterStateFlagExisting), nil
+	default:
+		return lonePlan(), nil
+	}
+}
+
+func lonePlan() plan {
+	// A token of its own keeps clusters apart that began alone and meet later.
+	return plan{name: loneName, cluster: loneName + "=" + lonePeer.String(), token: newClaim(), state: embed.ClusterStateFlagNew}
+}
+
+func severalPlan(p *Peers, cluster, state string) plan {
+	return plan{several: true, name: p.name(), cluster: cluster, token: foundingToken, state: state}
+}
+
+// enter founds a cluster with the other voters, or joins the one they have.
+func (m *Member) enter(ctx context.Context, peers *Peers) (plan, error) {
+	founding := severalPlan(peers, peers.initialCluster(), embed.ClusterStateFlagNew)
+	join := len(peers.Voters) < 2
+	answers, errs := m.prober.askAll(ctx, peers.others())
+	for i, a := range answers {
+		if errs[i] != nil {
+			continue
+		}
+		id, err := foundedID(founding.cluster)
+		if err != nil {
+			return plan{}, yr.Wrap("masters", yr.ParamInvalid, err)
+		}
+		if a.cluster != id {
+			join = true // they have a cluster that was not founded by this configuration
+		} else if started(a.members, peers.Address) {
+			return plan{}, yr.E("start etcd", yr.DiskFailed,
+				"the other masters know %s (%s), but %s is empty; remove the old one from the cluster and let this one join, or restore the directory",
+				peers.name(), peers.Address, m.options.Dir)
+		}
+	}
+	if !join {
+		return founding, m.markGrown()
+	}
+	if peers.Join == nil {
+		return plan{}, &yr.Error{Op: "start etcd", Code: yr.ParamInvalid, Err: ErrOtherCluster,
+			Msg: "the configured masters have a cluster already; let this one join it (yr start --master --join)"}
+	}
+	cluster, err := peers.Join(ctx, peers.name(), peers.Address)
+	if err != nil {
+		return plan{}, yr.Wrap("join the masters", yr.Communication, err)
+	}
+	return severalPlan(peers, cluster, embed.ClusterStateFlagExisting), m.markGrown()
+}
+
+// foundedID is the id of the cluster that these voters found together.
+func foundedID(cluster string) (string, error) {
+	urls, err := types.NewURLsMap(cluster)
+	if err != nil {
+		return "", err
+	}
+	c, err := membership.NewClusterFromURLsMap(nil, foundingToken, urls)
+	if err != nil {
+		return "", err
+	}
+	return c.ID().String(), nil
+}
+
+// started reports whether the member at address has ever run. Its client URLs tell:
+// founders know each other's names beforehand.
+func started(members []membership.Member, address string) bool {
+	for i := range members {
+		for _, u := range members[i].PeerURLs {
+			if u == peerURL(address) && len(members[i].ClientURLs) > 0 {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// checkCluster compares clusters with configured masters that this one does not
+// know: two that have both founded one must never go on side by side.
+func (e *engine) checkCluster(ctx context.Context) error {
+	if !e.plan.several {
+		return nil
+	}
+	known := map[string]bool{}
+	for _, member := range e.members() {
+		for _, u := range member.PeerURLs {
+			known[strings.TrimPrefix(u, "https://")] = true
+		}
+	}
+	var strangers []Voter
+	for _, v := range e.member.options.Peers.others() {
+		if !known[v.Address] {
+			strangers = append(strangers, v)
+		}
+	}
+	answers, errs := e.member.prober.askAll(ctx, strangers)
+	for i, a := range answers {
+		if errs[i] == nil && a.cluster != e.etcd.Server.Cluster().ID().String() {
+			return &yr.Error{Op: "start etcd", Code: yr.ParamInvalid, Err: ErrOtherCluster,
+				Msg: describe(strangers[i:i+1]) + " and this master have separate clusters; move the etcd directory of the one away that holds nothing, and let it join the other"}
+		}
+	}
+	return nil
+}
+
+// grownFile marks the directory of a member that is, or is about to be, one of
+// several. It is written first, so that a crash while growing leaves a master
+// that listens for the others.
+const grownFile = "grown"
+
+func (m *Member) grown() (bool, error) {
+	_, err := os.Stat(filepath.Join(m.options.Dir, grownFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, m.broken(err)
+	}
+	return true, nil
+}
+
+func (m *Member) markGrown() error {
+	f, err := os.OpenFile(filepath.Join(m.options.Dir, grownFile), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return m.broken(err)
+	}
+	_, err = f.WriteString(m.options.Peers.Address + "\n")
+	if err = errors.Join(err, f.Sync(), f.Close(), syncDir(m.options.Dir)); err != nil {
+		return m.broken(err)
+	}
+	return nil
+}
+
+func syncDir(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
