@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -31,8 +32,9 @@ type Cluster struct {
 	Session *session.File // of the last Start
 	shm     []string      // of /dev/shm before
 
-	host     *lab.Host // where everything of it runs; nil: in the machine's own network
-	mayCrash bool      // the test did something that a daemon answers by giving up
+	ruins    map[string]bool // what was left when it could not tidy up
+	host     *lab.Host       // where everything of it runs; nil: in the machine's own network
+	mayCrash bool            // the test did something that a daemon answers by giving up
 }
 
 // New prepares a cluster that is not started. When the test ends it is stopped,
@@ -40,7 +42,7 @@ type Cluster struct {
 func New(t testing.TB) *Cluster {
 	t.Helper()
 	tellHowToRerun(t)
-	c := &Cluster{t: t, name: fmt.Sprintf("%d-%d", os.Getpid(), clusters.Add(1)), Prefix: t.TempDir(), shm: sharedMemory()}
+	c := &Cluster{t: t, name: fmt.Sprintf("%d-%d", os.Getpid(), clusters.Add(1)), Prefix: t.TempDir(), shm: sharedMemory(), ruins: map[string]bool{}}
 	t.Cleanup(c.mustVanish)
 	return c
 }
@@ -197,7 +199,7 @@ func (c *Cluster) left() (left []string) {
 		left = append(left, "process "+p.String())
 	}
 	for _, name := range sharedMemory() {
-		if !contains(c.shm, name) {
+		if !slices.Contains(c.shm, name) {
 			left = append(left, "shared memory /dev/shm/"+name)
 		}
 	}
@@ -217,16 +219,7 @@ func (c *Cluster) left() (left []string) {
 			}
 		}
 	}
-	return left
-}
-
-func contains(all []string, one string) bool {
-	for _, s := range all {
-		if s == one {
-			return true
-		}
-	}
-	return false
+	return slices.DeleteFunc(left, func(what string) bool { return c.ruins[what] })
 }
 
 func sharedMemory() (names []string) {

@@ -195,8 +195,14 @@ func (n *Node) Bus() string { return n.Host.Address + ":22773" }
 // Kill kills the daemon proper; its parent starts another one.
 func (n *Node) Kill() { _ = syscall.Kill(n.Child(), syscall.SIGKILL) }
 
-// PowerOff ends everything on the node's host at once.
-func (n *Node) PowerOff() { n.Host.PowerOff() }
+// PowerOff ends everything on the node's host at once. Nobody tidies up behind it,
+// so what files it leaves is left.
+func (n *Node) PowerOff() {
+	n.Host.PowerOff()
+	for _, file := range n.left() {
+		n.ruins[file] = true
+	}
+}
 
 // Views asks the node's daemon which nodes there are.
 func (n *Node) Views() ([]yr.NodeView, error) {
@@ -367,3 +373,6 @@ func (c *Computer) State(of *Node, state string) {
 		})
 	}
 }
+
+// MayCrash says that the test does to the node what its daemon may answer by giving up.
+func (n *Node) MayCrash() { n.mayCrash = true }

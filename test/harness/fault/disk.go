@@ -62,7 +62,7 @@ func FailSync(pid int) (stop func(), err error) {
 	if _, err := exec.LookPath("strace"); err != nil {
 		return nil, errors.New("failing fsync needs strace")
 	}
-	tracer := exec.Command("strace", "-f", "-p", fmt.Sprint(pid), "-o", "/dev/null", //nolint:gosec // a process number
+	tracer := exec.Command("strace", "-f", "-p", fmt.Sprint(pid), "-o", "/dev/null",
 		"-e", "trace=fsync,fdatasync", "-e", "inject=fsync,fdatasync:error=EIO")
 	says := &lines{}
 	tracer.Stderr = says

@@ -48,7 +48,7 @@ type witness struct {
 
 func newWitness(t *testing.T) *witness {
 	t.Helper()
-	cmd := exec.Command(os.Args[0]) //nolint:gosec // this program itself
+	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), "YR_FAULT_SUBJECT=1", "TMPDIR="+t.TempDir())
 	in, err := cmd.StdinPipe()
 	require.NoError(t, err)

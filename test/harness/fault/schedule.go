@@ -47,7 +47,7 @@ func Seed() uint64 {
 	if seed, err := strconv.ParseUint(os.Getenv(SeedVariable), 10, 64); err == nil {
 		return seed
 	}
-	return uint64(time.Now().UnixNano()) % 1_000_000 //nolint:gosec // short enough to be read aloud
+	return uint64(time.Now().UnixNano()) % 1_000_000
 }
 
 // Run has the faults happen and returns them; also those before an error. A fault
@@ -80,7 +80,7 @@ func (s Schedule) Run(ctx context.Context) (events []Event, err error) {
 			}
 		}
 		if ctx.Err() != nil {
-			break
+			return events, ctx.Err()
 		}
 	}
 	return events, nil

@@ -193,7 +193,7 @@ func TestKilledLabLeavesNothing(t *testing.T) {
 	if err := Available(); err != nil {
 		t.Skip(err)
 	}
-	victim := exec.CommandContext(context.WithoutCancel(t.Context()), os.Args[0], "-test.run=^TestKilledLabLeavesNothing$") //nolint:gosec // this program itself
+	victim := exec.CommandContext(context.WithoutCancel(t.Context()), os.Args[0], "-test.run=^TestKilledLabLeavesNothing$")
 	victim.Env = append(os.Environ(), "YR_LAB_VICTIM=1")
 	out, err := victim.StdoutPipe()
 	require.NoError(t, err)
