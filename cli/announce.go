@@ -3,9 +3,11 @@ package cli
 import (
 	"encoding/json"
 	"fmt"
+	"net"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -16,6 +18,8 @@ import (
 // started a temporary cluster needs to know.
 type startedView struct {
 	Session       string         `json:"session"`
+	Node          string         `json:"node"`
+	Mode          string         `json:"mode"` // "master", "agent"
 	PID           int            `json:"pid"`
 	Deploy        string         `json:"deploy"`
 	Socket        string         `json:"socket"`
@@ -36,7 +40,7 @@ func Announce(s *Started, out *Output) error {
 	}
 	if out.JSON {
 		return json.NewEncoder(out.Out).Encode(startedView{
-			Session: f.SessionID, PID: f.ClusterInfo.Daemon.PID, Deploy: f.Dir.Path,
+			Session: f.SessionID, Node: string(f.Node), Mode: f.Mode, PID: f.ClusterInfo.Daemon.PID, Deploy: f.Dir.Path,
 			Socket: f.Socket, APISocket: f.APISocket,
 			ServerAddress: join["agent.ip"] + ":" + join["function_proxy.grpc_port"],
 			MasterAddress: join["function_master.ip"] + ":" + join["function_master.port"],
@@ -48,7 +52,10 @@ func Announce(s *Started, out *Output) error {
 		rows = append(rows, []any{name, f.Components[name].PID, f.Components[name].Status})
 	}
 	out.Table([]any{"Component", "PID", "Status"}, rows)
-	if f.Mode == "master" && !f.Temporary {
+	switch {
+	case f.Mode == "agent":
+		out.Printf("\nNode %s has joined the cluster of %s. `yr nodes` lists its nodes.\n", f.Node, masterOf(join))
+	case !f.Temporary:
 		out.Printf("%s", joinHelp(f))
 	}
 	out.Printf("\nLogs are in %s\n", f.Dir.Logs())
@@ -56,14 +63,16 @@ func Announce(s *Started, out *Output) error {
 	return nil
 }
 
-// joinHelp says how another machine would join, in the three ways that scripts
-// know from openYuanrong.
+// joinHelp says how another machine joins: in one line, and in the three ways
+// that scripts know from openYuanrong.
 func joinHelp(f *session.File) string {
 	j := f.ClusterInfo.ForJoin
 	token := readToken(f)
 	return fmt.Sprintf(`
-To add a worker node (from the several-nodes release on), run one of these on it:
+To add a worker node, run one of these on it:
 
+  yr start --join %[10]s --token %[8]s
+OR
   yr start -s 'values.etcd.address=[{ip="%[1]s",peer_port="%[2]s",port="%[3]s"}]' -s 'values.ds_master.ip="%[4]s"' -s 'values.ds_master.port="%[5]s"' -s 'values.function_master.ip="%[6]s"' -s 'values.function_master.global_scheduler_port="%[7]s"' -s 'values.token="%[8]s"'
 OR
   cat > /etc/yuanrong/config.toml <<END
@@ -82,11 +91,36 @@ OR
   END
   yr start
 OR
-  yr start --master_address http://%[6]s:%[7]s -s 'values.token="%[8]s"'
+  yr start --master_address %[11]s://%[6]s:%[7]s --token %[8]s
 
-Merge your own settings (-s) into the command. The token is kept in %[9]s.
-`, j["etcd.ip"], j["etcd.peer_port"], j["etcd.port"], j["ds_master.ip"], j["ds_master.port"],
-		j["function_master.ip"], j["function_master.port"], token, tokenFile(f))
+Merge your own settings (-s) into the command. Whoever has the token may do everything;
+it is kept in %[9]s, and --token-file FILE or YR_TOKEN keep it out of the command line.
+%[12]s`, j["etcd.ip"], j["etcd.peer_port"], j["etcd.port"], j["ds_master.ip"], j["ds_master.port"],
+		j["function_master.ip"], j["function_master.port"], token, tokenFile(f), masterOf(j), scheme(f), tlsHelp(f))
+}
+
+// masterOf is what --join is given: every master that is known.
+func masterOf(join map[string]string) string {
+	if all := join["masters"]; all != "" {
+		return all
+	}
+	return net.JoinHostPort(join["function_master.ip"], join["function_master.port"])
+}
+
+// tlsHelp says what a node needs besides where there is TLS.
+func tlsHelp(f *session.File) string {
+	if !f.TLS {
+		return ""
+	}
+	return "TLS is on: make the node a certificate with `yr cert issue`, and add\n" +
+		"-s 'values.fs.tls.enable=true' -s 'values.fs.tls.base_path=\"DIR\"'.\n"
+}
+
+func scheme(f *session.File) string {
+	if f.TLS {
+		return "https"
+	}
+	return "http"
 }
 
 func tokenFile(f *session.File) string { return filepath.Join(f.DataDir, "token") }
@@ -97,7 +131,7 @@ func readToken(f *session.File) string {
 	if err != nil {
 		return "TOKEN"
 	}
-	return string(token)
+	return strings.TrimSpace(string(token))
 }
 
 // Block stays until the cluster ends. Ctrl-C, or the end of the terminal, leaves

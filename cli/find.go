@@ -3,22 +3,87 @@ package cli
 import (
 	"errors"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"yr/pkg/config"
+	"yr/pkg/gateway/client"
 	"yr/pkg/session"
 	"yr/pkg/supervise"
 	"yr/pkg/yr"
 )
 
-// Where says which session a command is about.
+// Where says which daemon a command is about: that of a session on this machine,
+// or one at an address.
 type Where struct {
 	Prefix string // --log-dir-prefix
 	File   string // -f: a session.json; wins over Prefix
+
+	Address   string         // host:port of any node; wins over both
+	Token     string         // of the cluster, for Address; empty: of TokenFile, or of Config
+	TokenFile string         // holds it
+	Config    *config.Config // the token and the certificates of this machine
 }
+
+// Ask returns a client of the daemon. The caller closes it.
+func (w Where) Ask() (*client.Client, error) {
+	if w.Address == "" {
+		f, err := w.FindAlive()
+		if err != nil {
+			return nil, err
+		}
+		return client.Unix(f.APISocket), nil
+	}
+	address, err := nodeAddress(w.Address)
+	if err != nil {
+		return nil, err
+	}
+	token := w.Token
+	if token == "" && w.TokenFile != "" {
+		if token, err = ReadToken(w.TokenFile); err != nil {
+			return nil, err
+		}
+	}
+	if w.Config == nil {
+		return client.TCP(address, token), nil
+	}
+	s, err := w.Config.Settings()
+	if err != nil {
+		return nil, err
+	}
+	if token == "" {
+		token = s.Token
+	}
+	if !s.TLS.Enabled {
+		return client.TCP(address, token), nil
+	}
+	secure, err := clientTLS(s.TLS)
+	if err != nil {
+		return nil, err
+	}
+	return client.TLS(address, token, secure), nil
+}
+
+// nodeAddress reads --address, HOST[:PORT]. Every node answers on its bus port.
+func nodeAddress(text string) (string, error) {
+	if _, _, err := net.SplitHostPort(text); err == nil {
+		return text, nil
+	}
+	host := strings.Trim(text, "[]")
+	if host == "" || strings.ContainsAny(host, "/ ") || (strings.Contains(host, ":") && net.ParseIP(host) == nil) {
+		return "", yr.E("ask a node", yr.ParamInvalid, "--address %.80q is not HOST or HOST:PORT", text)
+	}
+	return net.JoinHostPort(host, strconv.Itoa(defaultBusPort)), nil
+}
+
+// defaultBusPort is where a node answers unless it was told otherwise.
+const defaultBusPort = 22773
 
 // Find reads the session, whether its daemon lives or not.
 func (w Where) Find() (*session.File, error) {

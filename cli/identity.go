@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -16,7 +17,7 @@ import (
 
 // resolveIdentity makes a node the same node, with the same token, whenever it
 // starts on the same data directory. What the configuration says wins, and is
-// what the next start finds.
+// what the next start finds. Only the first master of a cluster makes a token.
 func resolveIdentity(s *config.Settings) error {
 	id := ""
 	if s.NodeIDChosen {
@@ -28,8 +29,14 @@ func resolveIdentity(s *config.Settings) error {
 	}
 	s.NodeID = yr.Node(id)
 	s.Label()
-	s.Token, err = remember(filepath.Join(s.DataDir, "token"), 0o600, s.Token, newToken)
-	return err
+	fresh := newToken
+	if len(s.Join) > 0 || len(s.Masters) > 0 {
+		fresh = func() string { return "" }
+	}
+	if s.Token, err = remember(filepath.Join(s.DataDir, "token"), 0o600, s.Token, fresh); err != nil {
+		return err
+	}
+	return needToken(s)
 }
 
 // remember returns chosen, else what the file holds, else a new value; the file
@@ -47,10 +54,23 @@ func remember(path string, mode os.FileMode, chosen string, fresh func() string)
 	if value == "" {
 		value = fresh()
 	}
+	if value == "" {
+		return "", nil
+	}
 	if value == known {
 		return value, os.Chmod(path, mode)
 	}
 	return value, session.WriteAtomic(path, []byte(value), mode)
+}
+
+// readSmall reads a file that a person wrote.
+func readSmall(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }()
+	return io.ReadAll(io.LimitReader(f, 64<<10))
 }
 
 // newToken returns 128 random bits.

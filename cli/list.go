@@ -8,7 +8,6 @@ import (
 
 	"yr/pkg/gateway/answer"
 	"yr/pkg/gateway/client"
-	"yr/pkg/session"
 	"yr/pkg/yr"
 )
 
@@ -28,23 +27,23 @@ var listings = []listing{
 	{"nodes", func(ctx context.Context, c *client.Client, _ client.Filter, out *Output) error {
 		nodes, err := c.Nodes(ctx)
 		page := answer.Page[yr.NodeView]{Items: nodes, Total: len(nodes)}
-		return show(out, page, err, nodeRow, "ID", "ADDRESS", "ROLE", "STATE", "CPU", "MEMORY", "OTHER", "WORKERS", "STORE")
+		return show(out, page, err, nodeRow, "ID", "ADDRESS", "ROLE", "STATE", "CPU", "MEMORY", "OTHER", "WORKERS", "STORE", "VERSION", "REASON")
 	}},
 	{"instances", func(ctx context.Context, c *client.Client, f client.Filter, out *Output) error {
 		page, err := c.Instances(ctx, f)
-		return show(out, page, err, instanceRow, "ID", "NAME", "CLASS", "JOB", "STATE", "PID", "RESOURCES", "PENDING", "RESTARTS", "AGE", "REASON")
+		return show(out, page, err, instanceRow, "ID", "NAME", "CLASS", "JOB", "NODE", "STATE", "PID", "RESOURCES", "PENDING", "RESTARTS", "AGE", "REASON")
 	}},
 	{"calls", func(ctx context.Context, c *client.Client, f client.Filter, out *Output) error {
 		page, err := c.Calls(ctx, f)
-		return show(out, page, err, callRow, "ID", "FUNCTION", "JOB", "STATE", "WORKER", "ATTEMPT", "AGE", "REASON")
+		return show(out, page, err, callRow, "ID", "FUNCTION", "JOB", "NODE", "STATE", "WORKER", "ATTEMPT", "AGE", "REASON")
 	}},
 	{"objects", func(ctx context.Context, c *client.Client, f client.Filter, out *Output) error {
 		page, err := c.Objects(ctx, f)
-		return show(out, page, err, objectRow, "ID", "JOB", "STATE", "WHERE", "SIZE", "REFS", "OWNER")
+		return show(out, page, err, objectRow, "ID", "JOB", "NODE", "STATE", "WHERE", "SIZE", "REFS", "OWNER")
 	}},
 	{"workers", func(ctx context.Context, c *client.Client, f client.Filter, out *Output) error {
 		page, err := c.Workers(ctx, f)
-		return show(out, page, err, workerRow, "ID", "CLASS", "JOB", "STATE", "PID", "RESOURCES", "PENDING", "AGE", "REASON")
+		return show(out, page, err, workerRow, "ID", "CLASS", "JOB", "NODE", "STATE", "PID", "RESOURCES", "PENDING", "AGE", "REASON")
 	}},
 }
 
@@ -58,11 +57,9 @@ func Listings() []string {
 }
 
 // List shows things of one kind.
-func List(ctx context.Context, f *session.File, opt ListOptions, out *Output) error {
+func List(ctx context.Context, c *client.Client, opt ListOptions, out *Output) error {
 	for _, l := range listings {
 		if l.name == opt.What {
-			c := client.Unix(f.APISocket)
-			defer c.Close()
 			return l.show(ctx, c, opt.Filter, out)
 		}
 	}
@@ -72,6 +69,9 @@ func List(ctx context.Context, f *session.File, opt ListOptions, out *Output) er
 func show[V any](out *Output, page answer.Page[V], err error, row func(V) []any, header ...any) error {
 	if err != nil {
 		return err
+	}
+	for _, u := range page.Unreachable {
+		out.Warnf("%s", missing(u))
 	}
 	return out.Value(page.Items, func() {
 		rows := make([][]any, len(page.Items))
@@ -85,10 +85,16 @@ func show[V any](out *Output, page answer.Page[V], err error, row func(V) []any,
 	})
 }
 
+// missing says whose entries a list lacks, and why.
+func missing(u answer.Unreachable) string {
+	if u.Node == "" {
+		return u.Reason
+	}
+	return fmt.Sprintf("node %s (%s) did not answer, what it has is missing here: %s", u.Node, u.Address, u.Reason)
+}
+
 // Why shows what something waits for, or why it ended.
-func Why(ctx context.Context, f *session.File, id string, out *Output) error {
-	c := client.Unix(f.APISocket)
-	defer c.Close()
+func Why(ctx context.Context, c *client.Client, id string, out *Output) error {
 	e, err := c.Why(ctx, id)
 	if err != nil {
 		return err
@@ -103,7 +109,10 @@ func Why(ctx context.Context, f *session.File, id string, out *Output) error {
 
 func nodeRow(n yr.NodeView) []any {
 	role := "agent"
-	if n.Master {
+	switch {
+	case n.Leader:
+		role = "leader"
+	case n.Master:
 		role = "master"
 	}
 	used := func(name string) string {
@@ -116,23 +125,23 @@ func nodeRow(n yr.NodeView) []any {
 		}
 	}
 	return []any{n.ID, n.Address, role, n.State, used(yr.CPU), used(yr.Memory), pairs(other), n.Workers,
-		size(n.Store.Live) + "/" + size(n.Store.Capacity)}
+		size(n.Store.Live) + "/" + size(n.Store.Capacity), n.Version, n.Reason}
 }
 
 func instanceRow(v yr.InstanceView) []any {
-	return []any{v.ID, v.Name, v.Class, v.Job, v.State, v.PID, pairs(v.Resources), v.Pending, v.Restarts, age(v.Since), v.Reason}
+	return []any{v.ID, v.Name, v.Class, v.Job, v.Node, v.State, v.PID, pairs(v.Resources), v.Pending, v.Restarts, age(v.Since), v.Reason}
 }
 
 func workerRow(v yr.InstanceView) []any {
-	return []any{v.ID, v.Class, v.Job, v.State, v.PID, pairs(v.Resources), v.Pending, age(v.Since), v.Reason}
+	return []any{v.ID, v.Class, v.Job, v.Node, v.State, v.PID, pairs(v.Resources), v.Pending, age(v.Since), v.Reason}
 }
 
 func callRow(v yr.CallView) []any {
-	return []any{v.ID, v.Function, v.Job, v.State, v.Worker, v.Attempt, age(v.Since), v.Reason}
+	return []any{v.ID, v.Function, v.Job, v.Node, v.State, v.Worker, v.Attempt, age(v.Since), v.Reason}
 }
 
 func objectRow(v yr.ObjectView) []any {
-	return []any{v.ID, v.Job, v.State, v.Where, size(v.Size), v.Refs, v.Owner}
+	return []any{v.ID, v.Job, v.Node, v.State, v.Where, size(v.Size), v.Refs, v.Owner}
 }
 
 // pairs is "CPU=500 Memory=500", by name.

@@ -33,6 +33,7 @@ type StartOptions struct {
 	Prefix    string
 	FixPorts  bool
 	InfoFile  string // also write the master info line here
+	MasterURL string // ask here where to join
 	Config    *config.Config
 	Version   string
 	Begun     time.Time
@@ -50,7 +51,7 @@ type Started struct {
 // Start starts a daemon and waits until it is ready. If it fails or ctx ends
 // first, nothing of it is left but, after a failure, its logs.
 func Start(ctx context.Context, opt StartOptions, out *Output) (*Started, error) {
-	settings, err := opt.Config.Settings()
+	settings, err := opt.settings(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -132,7 +133,9 @@ func prepare(opt *StartOptions, settings *config.Settings) (dir session.Dir, und
 	}
 	opt.Config = opt.Config.
 		With(settings.DataDir, "values", "data_dir").
-		With(dir.Path, "values", "deploy_path")
+		With(dir.Path, "values", "deploy_path").
+		With(settings.HostIP, "values", "host_ip").
+		With(settings.LocalIP, "values", "local_ip")
 	dataIsNew := !exists(settings.DataDir)
 	removeDeploy := func() {
 		dir.Clean(nil)

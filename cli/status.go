@@ -10,22 +10,15 @@ import (
 
 	"yr/pkg/gateway/client"
 	"yr/pkg/gateway/scheduler"
-	"yr/pkg/session"
-	"yr/pkg/yr"
 )
 
 // statusTimeout bounds what `yr status` and `yr health` wait for the daemon.
 const statusTimeout = 2 * time.Second
 
-// Status shows the cluster. It needs the session of a master.
-func Status(ctx context.Context, f *session.File, out *Output) error {
-	if f.Mode != "master" {
-		return yr.E("status", yr.ParamInvalid, "session %s is not a master's; ask on the master's machine", f.SessionID)
-	}
+// Status shows the cluster, whichever of its nodes is asked.
+func Status(ctx context.Context, c *client.Client, out *Output) error {
 	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
 	defer cancel()
-	c := client.Unix(f.APISocket)
-	defer c.Close()
 	var v statusView
 	var err error
 	if v.Master, err = c.MasterInfo(ctx); err != nil {

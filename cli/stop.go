@@ -1,10 +1,12 @@
 package cli
 
 import (
+	"context"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"yr/pkg/gateway/client"
 	"yr/pkg/session"
 	"yr/pkg/supervise"
 	"yr/pkg/yr"
@@ -17,9 +19,13 @@ const (
 	forceTimeout = 90 * time.Second
 )
 
+// goodbyeTimeout is how long `yr stop` tries to tell the cluster that this node leaves.
+const goodbyeTimeout = 5 * time.Second
+
 // Stop ends the session's daemon and everything it started. Without force it
-// asks, and after 40 s only says so; with force it kills.
-func Stop(f *session.File, force bool, out *Output) error {
+// asks, and after 40 s only says so; with force it kills. A node that has joined
+// says goodbye first, so that the cluster need not find out.
+func Stop(ctx context.Context, f *session.File, force bool, out *Output) error {
 	pid := f.ClusterInfo.Daemon.PID
 	if !f.Alive() {
 		clearDead(f)
@@ -35,6 +41,9 @@ func Stop(f *session.File, force bool, out *Output) error {
 		out.Printf("session %s killed\n", f.SessionID)
 		return nil
 	}
+	if f.Mode == "agent" {
+		sayGoodbye(ctx, f, out)
+	}
 	if err := unix.Kill(pid, unix.SIGTERM); err != nil && err != unix.ESRCH {
 		return yr.E("stop", yr.Unauthorized, "cannot signal the daemon (pid %d): %v", pid, err)
 	}
@@ -45,4 +54,14 @@ func Stop(f *session.File, force bool, out *Output) error {
 	f.Dir.Clean(f) // the daemon did it, unless it was killed on the way
 	out.Printf("session %s stopped\n", f.SessionID)
 	return nil
+}
+
+func sayGoodbye(ctx context.Context, f *session.File, out *Output) {
+	ctx, cancel := context.WithTimeout(ctx, goodbyeTimeout)
+	defer cancel()
+	c := client.Unix(f.APISocket)
+	defer c.Close()
+	if err := c.Leave(ctx); err != nil {
+		out.Warnf("the cluster was not told that this node leaves, and finds out by itself within seconds: %v", err)
+	}
 }

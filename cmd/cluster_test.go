@@ -30,7 +30,7 @@ func TestALifeOfACluster(t *testing.T) {
 	f := latest(t, prefix)
 	token, err := os.ReadFile(filepath.Join(prefix, "data", "token"))
 	require.NoError(t, err)
-	require.Equal(t, 2, strings.Count(r.out, "\nOR\n"), "three ways to join")
+	require.Equal(t, 3, strings.Count(r.out, "\nOR\n"), "four ways to join")
 	require.Contains(t, r.out, string(token), "the token is in the join line")
 	require.Contains(t, r.out, "Logs are in "+f.Dir.Logs())
 

@@ -75,8 +75,9 @@ func (a *app) root() *cobra.Command {
 		Use:   "yr",
 		Short: "One computer for Python programs, from a laptop to a thousand machines",
 		Long: `yr runs Python functions, stateful instances and shared objects as processes of
-a machine, with the interface of openYuanrong (import yr).`,
+one machine or many, with the interface of openYuanrong (import yr).`,
 		Example: `  yr start --master          start a cluster on this machine
+  yr start --join HOST:PORT  join it from another one
   python program.py          run a program on it (import yr; yr.init())
   yr list instances          see what runs
   yr why ID                  ask what something waits for, or why it ended
@@ -114,6 +115,7 @@ a machine, with the interface of openYuanrong (import yr).`,
 	root.AddCommand(
 		a.start(), a.stop(), a.status(), a.health(), a.versionCommand(), a.configCommand(),
 		a.list(), a.why(), a.logs(), a.bench(), a.supervise(), a.daemon(),
+		a.nodes(), a.cordon(), a.uncordon(), a.drain(), a.evict(), a.leave(), a.masters(), a.backup(), a.restore(), a.cert(),
 	)
 	for _, c := range root.Commands() {
 		c.DisableFlagsInUseLine = true
@@ -130,13 +132,6 @@ func underscores(_ *pflag.FlagSet, name string) pflag.NormalizedName {
 func (a *app) formatFlag(c *cobra.Command) *cobra.Command {
 	c.Flags().StringVarP(&a.format, "output", "o", "table", "`format`: table or json")
 	_ = c.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json"}, cobra.ShellCompDirectiveNoFileComp))
-	return c
-}
-
-// whereFlags adds the options that say which session a command is about.
-func (a *app) whereFlags(c *cobra.Command, w *cli.Where) *cobra.Command {
-	c.Flags().StringVar(&w.Prefix, "log-dir-prefix", defaultPrefix, "`directory` of the session, as given to yr start")
-	c.Flags().StringVarP(&w.File, "file", "f", "", "a session.json `file`, instead of the newest session")
 	return c
 }
 
@@ -195,10 +190,15 @@ func noArgs(c *cobra.Command, args []string) error {
 }
 
 // oneArg wants exactly one argument, which what names.
-func oneArg(what string) cobra.PositionalArgs {
+func oneArg(what string) cobra.PositionalArgs { return args(1, "one argument", what) }
+
+// twoArgs wants exactly two.
+func twoArgs(what string) cobra.PositionalArgs { return args(2, "two arguments", what) }
+
+func args(n int, count, what string) cobra.PositionalArgs {
 	return func(c *cobra.Command, args []string) error {
-		if len(args) != 1 {
-			return usagef("%s wants one argument, %s, but got %d", c.CommandPath(), what, len(args))
+		if len(args) != n {
+			return usagef("%s wants %s, %s, but got %d", c.CommandPath(), count, what, len(args))
 		}
 		return nil
 	}

@@ -10,6 +10,7 @@ import (
 
 	"yr/cli"
 	"yr/pkg/config"
+	"yr/pkg/session"
 	"yr/pkg/yr"
 )
 
@@ -18,6 +19,8 @@ type startFlags struct {
 	master, temporary, insecure     bool
 	set                             []string
 	masterAddress, masterInfo, join string
+	masters                         string
+	token                           tokenFlags
 	prefix, policy, block, output   string
 	owner                           int
 }
@@ -25,9 +28,10 @@ type startFlags struct {
 func (a *app) start() *cobra.Command {
 	f := &startFlags{}
 	c := &cobra.Command{
-		Use:   "start --master [-s KEY=VALUE]... [options]",
-		Short: "Start a cluster on this machine",
-		Long: `Start a cluster on this machine and return when it is ready.
+		Use:   "start --master | --join HOST:PORT [-s KEY=VALUE]... [options]",
+		Short: "Start a cluster on this machine, or join another's",
+		Long: `Start a cluster on this machine, or join the one of another machine, and return
+when the node is ready. ` + "`yr start --master`" + ` shows the command that joins it.
 
 -s sets one configuration key, as TOML; texts need their quotes, and the shell
 must leave them alone. All -s together are one TOML document. They win over the
@@ -36,15 +40,19 @@ environment, that over the file, and that over the built-in values, which
 		Example: `  yr start --master
   yr start --master -s 'values.cpu_num=4000' -s 'values.memory_num=8192'
   yr start --master -s 'function_agent.args.custom_resources="{\"ssd\":1}"'
-  yr start --master --block true              stay until the cluster ends`,
+  yr start --master --block true              stay until the cluster ends
+  yr start --join 10.0.0.1:22770 --token-file token
+  yr start --master --masters 10.0.0.1,10.0.0.2,10.0.0.3 --token-file token    on each of the three`,
 		Args: noArgs,
 	}
 	flags := c.Flags()
-	flags.BoolVar(&f.master, "master", false, "be a master: the first node of a cluster")
+	flags.BoolVar(&f.master, "master", false, "be a master: the first node of a cluster, or one of --masters")
+	flags.StringVar(&f.masters, "masters", "", "the `ADDRESSES` of all masters, IP[:PORT] with commas, the same on each of them")
+	flags.StringVar(&f.join, "join", "", "join the cluster of the master at `HOST:PORT`; several with commas")
+	f.token.add(flags)
+	flags.StringVar(&f.masterAddress, "master-address", "", "join the cluster of this `URL`, http(s)://HOST:PORT")
+	flags.StringVar(&f.masterInfo, "master-info", "", "join the cluster of this master info `line`")
 	flags.StringArrayVarP(&f.set, "set", "s", nil, "set a configuration `KEY=VALUE` (TOML); may be repeated")
-	flags.StringVar(&f.masterAddress, "master-address", "", "join the cluster of this `URL` (not in this version)")
-	flags.StringVar(&f.join, "join", "", "join the cluster of this `URL` (not in this version)")
-	flags.StringVar(&f.masterInfo, "master-info", "", "join by a master info `line` (not in this version)")
 	flags.StringVar(&f.policy, "port-policy", "RANDOM", "`policy` for a default port that is busy: RANDOM takes a free one, FIX fails")
 	flags.StringVar(&f.block, "block", "false", "`true`: stay until the cluster ends; Ctrl-C leaves it running, SIGTERM ends it")
 	flags.StringVar(&f.prefix, "log-dir-prefix", "", "`directory` of sessions, logs and data (default "+defaultPrefix+")")
@@ -81,12 +89,8 @@ func (a *app) startOptions(f *startFlags, given map[string]any) (cli.StartOption
 	if !f.master && f.temporary {
 		f.master = true
 	}
-	switch {
-	case f.master && f.masterAddress+f.join+f.masterInfo != "":
-		return opt, yr.E("start", yr.ParamInvalid, "--master starts a cluster and --master-address joins one; give only one of them")
-	case !f.master:
-		return opt, yr.E("start", yr.ParamInvalid,
-			"joining a cluster needs the several-nodes release of yr; this version runs clusters of one node: `yr start --master`")
+	if err := f.consistent(); err != nil {
+		return opt, err
 	}
 	if !isTruth(f.block) {
 		return opt, usagef("--block %s is neither true nor false", f.block)
@@ -111,13 +115,64 @@ func (a *app) startOptions(f *startFlags, given map[string]any) (cli.StartOption
 	if err := ownerAllowed(f.owner); err != nil {
 		return opt, err
 	}
-	if f.insecure {
-		config.Put(given, []string{"values", "insecure"}, true)
+	if err := f.place(given); err != nil {
+		return opt, err
 	}
 	cfg, err := a.loadConfig(f.set, given)
+	opt.MasterURL = f.masterAddress
 	opt.Master, opt.Temporary, opt.OwnerPID, opt.Prefix = f.master, f.temporary, f.owner, f.prefix
 	opt.Config, opt.Version, opt.Begun = cfg, a.version, a.begun
 	return opt, err
+}
+
+// consistent refuses to begin a cluster and join one, or to join in two ways.
+func (f *startFlags) consistent() error {
+	ways := 0
+	for _, way := range []string{f.join, f.masterAddress, f.masterInfo} {
+		if way != "" {
+			ways++
+		}
+	}
+	switch {
+	case f.master && ways > 0:
+		return yr.E("start", yr.ParamInvalid, "--master starts a cluster and --join, --master-address and --master-info join one; give only one of them. A node that has joined becomes a master with `yr masters add NODE`")
+	case ways > 1:
+		return yr.E("start", yr.ParamInvalid, "--join, --master-address and --master-info say the same thing; give only one of them")
+	case f.masters != "" && !f.master:
+		return yr.E("start", yr.ParamInvalid, "--masters names the masters for one of them; add --master here, or --join %s to join them", f.masters)
+	case f.masters != "" && f.temporary:
+		return yr.E("start", yr.ParamInvalid, "a temporary cluster has one node, so --temporary and --masters exclude each other")
+	}
+	return nil
+}
+
+// place puts what the options say of the node's place in a cluster where the
+// configuration has it.
+func (f *startFlags) place(given map[string]any) error {
+	if f.insecure {
+		config.Put(given, []string{"values", "insecure"}, true)
+	}
+	token, err := f.token.read()
+	if err != nil {
+		return err
+	}
+	if token != "" {
+		config.Put(given, []string{"values", "token"}, token)
+	}
+	if f.join != "" {
+		config.Put(given, []string{"values", "join"}, f.join)
+	}
+	if f.masterInfo != "" {
+		masters, err := session.ParseLine(f.masterInfo)
+		if err != nil {
+			return err
+		}
+		config.Put(given, []string{"values", "join"}, strings.Join(masters, ","))
+	}
+	if f.masters == "" {
+		return nil
+	}
+	return config.PutMasters(given, f.masters)
 }
 
 // ownerAllowed checks that the owner of a temporary cluster is a process of this user.

@@ -4,21 +4,18 @@ import (
 	"github.com/spf13/cobra"
 
 	"yr/cli"
+	"yr/pkg/gateway/client"
 )
 
 func (a *app) status() *cobra.Command {
-	var where cli.Where
+	var t target
 	c := &cobra.Command{
 		Use:   "status",
 		Short: "Show the cluster: endpoints, nodes and resources",
 		Args:  noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			f, err := where.FindAlive()
-			if err != nil {
-				return err
-			}
-			return cli.Status(c.Context(), f, a.out)
+			return a.ask(&t, func(at *client.Client) error { return cli.Status(c.Context(), at, a.out) })
 		},
 	}
-	return a.formatFlag(a.whereFlags(c, &where))
+	return a.formatFlag(a.targetFlags(c, &t))
 }

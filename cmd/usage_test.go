@@ -32,9 +32,30 @@ func TestWhatCannotBeMeantSaysWhatCouldBe(t *testing.T) {
 			[]string{"column 20", `did you mean: -s 'values.host_ip="10.0.0.1"'`, "PARAM_INVALID"}},
 		{"a -s without sense", []string{"start", "--master", "-s", `values.cpu_num="many"`}, 1, []string{"must be a number"}},
 		{"a malformed -s of dump", []string{"config", "dump", "-s", "x"}, 1, []string{"KEY=VALUE"}},
-		{"a master that joins", []string{"start", "--master", "--master_address", "http://h:1"}, 1, []string{"only one of them"}},
-		{"joining", []string{"start", "--master-address", "http://h:1"}, 1, []string{"several-nodes release", "yr start --master"}},
-		{"joining by the line of a master", []string{"start", "--master_info", "local_ip:1,"}, 1, []string{"several-nodes release"}},
+		{"a master that joins", []string{"start", "--master", "--master_address", "http://h:1"}, 1, []string{"only one of them", "yr masters add"}},
+		{"neither a master nor joining", []string{"start"}, 1, []string{"yr start --master", "yr start --join HOST:PORT --token TOKEN"}},
+		{"joining in two ways", []string{"start", "--join", "h:1", "--master-address", "http://h:1"}, 1, []string{"say the same thing"}},
+		{"joining what is no address", []string{"start", "--join", "http://h:1", "--token", "x"}, 1, []string{"--master-address"}},
+		{"joining by what is no URL", []string{"start", "--master-address", "h:1", "--token", "x"}, 1, []string{"not a URL"}},
+		{"joining by the line of no master", []string{"start", "--master_info", "local_ip:1,"}, 1, []string{"yr_current_master_info"}},
+		{"joining where nobody is", []string{"start", "--master_address", "http://127.0.0.1:1"}, 1, []string{"no master was found at http://127.0.0.1:1", "refused"}},
+		{"a temporary cluster that joins", []string{"start", "--temporary", "--join", "h:1"}, 1, []string{"only one of them"}},
+		{"masters without --master", []string{"start", "--masters", "10.0.0.1,10.0.0.2,10.0.0.3"}, 1, []string{"add --master"}},
+		{"two masters", []string{"start", "--master", "--masters", "10.0.0.1,10.0.0.2"}, 1, []string{"needs 3"}},
+		{"masters that are others", []string{"start", "--master", "--masters", "198.51.100.1,198.51.100.2,198.51.100.3"}, 1, []string{"is not among the masters"}},
+		{"two tokens", []string{"start", "--master", "--token", "x", "--token-file", "y"}, 2, []string{"only one of them"}},
+		{"a token file that is not there", []string{"start", "--master", "--token-file", "/absent"}, 1, []string{"/absent"}},
+		{"TLS without files", []string{"start", "--master", "--ssl_enable", "--ssl_base_path", "/absent"}, 1, []string{"/absent/ca.crt", "yr cert init"}},
+		{"https without files", []string{"start", "--master_address", "https://127.0.0.1:1", "-s", `values.fs.tls.base_path="/absent"`}, 1, []string{"/absent/ca.crt"}},
+		{"a drain of nothing", []string{"drain"}, 2, []string{"the name of a node"}},
+		{"a time that is none", []string{"drain", "--timeout", "soon", "n"}, 2, []string{"soon"}},
+		{"a replacement of one", []string{"masters", "replace", "n1"}, 2, []string{"two arguments"}},
+		{"a mistyped change of masters", []string{"masters", "ad"}, 2, []string{"did you mean add?"}},
+		{"a step that is none", []string{"cert", "rotate", "on"}, 2, []string{"begin, switch, finish"}},
+		{"a mistyped cert command", []string{"cert", "isue"}, 2, []string{"did you mean issue?"}},
+		{"an address that is none", []string{"nodes", "--address", "http://h:1/"}, 1, []string{"not HOST or HOST:PORT"}},
+		{"an address where nobody is", []string{"nodes", "--address", "127.0.0.1:1"}, 1, []string{"127.0.0.1:1"}},
+		{"restoring what is not there", []string{"restore", "/absent"}, 1, []string{"/absent"}},
 		{"no session", []string{"stop", "--log-dir-prefix", "/absent"}, 1, []string{"no session under /absent", "yr start --master"}},
 		{"not a session", []string{"stop", "-f", "/dev/null"}, 1, []string{"not a session file"}},
 		{"an owner that is not there", []string{"start", "--temporary", "--owner-pid", "4194304"}, 1, []string{"no such process"}},
@@ -63,7 +84,7 @@ func TestOtherNames(t *testing.T) {
 }
 
 func TestHelpAndCompletion(t *testing.T) {
-	for _, args := range [][]string{{}, {"--help"}, {"start", "--help"}, {"list"}, {"config"}} {
+	for _, args := range [][]string{{}, {"--help"}, {"start", "--help"}, {"list"}, {"config"}, {"masters"}, {"cert"}, {"cert", "rotate"}, {"drain", "--help"}} {
 		r := run(t, args...)
 		require.Equal(t, 0, r.status, args)
 		require.Contains(t, r.out, "Usage:", args)

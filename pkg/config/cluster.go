@@ -3,8 +3,6 @@ package config
 import (
 	"fmt"
 	"net"
-	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -33,12 +31,6 @@ type Master struct {
 
 // Address is where other nodes reach the master.
 func (m Master) Address() string { return net.JoinHostPort(m.IP, strconv.Itoa(m.Port)) }
-
-// TLS names the files of one end of mutual TLS.
-type TLS struct {
-	Enabled                   bool
-	CAFile, CertFile, KeyFile string // absolute
-}
 
 // Master returns the settings of a node that is a master: the only one of its
 // cluster, or one of Masters.
@@ -232,8 +224,8 @@ func (r *reader) masters() []Master {
 	return masters
 }
 
-// MastersTree is the configuration that --masters A,B,C stands for.
-func MastersTree(list string) (map[string]any, error) {
+// PutMasters sets in a tree the configuration that --masters A,B,C stands for.
+func PutMasters(t map[string]any, list string) error {
 	var entries []any
 	for _, text := range strings.Split(list, ",") {
 		entry := map[string]any{}
@@ -244,47 +236,15 @@ func MastersTree(list string) (map[string]any, error) {
 			host = ""
 		}
 		if net.ParseIP(host) == nil {
-			return nil, yr.E("configuration", yr.ParamInvalid,
+			return yr.E("configuration", yr.ParamInvalid,
 				"--masters %.80q: %.40q is not IP or IP:PORT; as in --masters 10.0.0.1,10.0.0.2,10.0.0.3", list, text)
 		}
 		entry["ip"] = host
 		entries = append(entries, entry)
 	}
-	t := map[string]any{}
 	Put(t, []string{"values", "etcd", "enable_multi_master"}, true)
 	Put(t, []string{"values", "etcd", "address"}, entries)
-	return t, nil
-}
-
-// tls reads the files of one end of mutual TLS, and that they can be read.
-func (r *reader) tls(enabled bool, table ...string) TLS {
-	t := TLS{Enabled: enabled}
-	key := func(name string) []string { return append(slices.Clone(table), name) }
-	for _, f := range []struct {
-		name string
-		file *string
-	}{{"ca_file", &t.CAFile}, {"cert_file", &t.CertFile}, {"key_file", &t.KeyFile}} {
-		path := r.text(key(f.name)...)
-		if !filepath.IsAbs(path) {
-			path = filepath.Join(r.text(key("base_path")...), path)
-		}
-		path, err := filepath.Abs(path)
-		if err != nil {
-			r.fail(err)
-		}
-		*f.file = path
-		if !enabled {
-			continue
-		}
-		open, err := os.Open(path)
-		if err != nil {
-			r.fail(yr.E("configuration", yr.ParamInvalid,
-				"TLS is on, but %s: %v; `yr cert init` and `yr cert issue` make these files, base_path says where they are", strings.Join(key(f.name), "."), err))
-			continue
-		}
-		_ = open.Close()
-	}
-	return t
+	return nil
 }
 
 // texts reads a list of texts, or one text with commas.

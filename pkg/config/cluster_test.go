@@ -84,8 +84,8 @@ func TestSeveralMasters(t *testing.T) {
 	require.NoError(t, err)
 	require.False(t, s.Fsync, "unless somebody says otherwise")
 
-	flags, err := MastersTree("10.0.0.7, 10.0.0.8:5, [fd00::9]:6")
-	require.NoError(t, err)
+	flags := map[string]any{}
+	require.NoError(t, PutMasters(flags, "10.0.0.7, 10.0.0.8:5, [fd00::9]:6"))
 	s, err = load(t, Sources{Flags: flags, Set: []string{`values.host_ip="fd00:0::9"`}}).Master()
 	require.NoError(t, err)
 	require.Equal(t, 2, s.MasterIndex, "addresses are compared, not texts")
@@ -119,13 +119,13 @@ func TestMastersThatCannotBe(t *testing.T) {
 		{"10.0.0.9,10.0.0.8,10.0.0.7", `values.function_master.global_scheduler_port=0`, "has port 0"},
 	} {
 		t.Run(row.masters+row.set, func(t *testing.T) {
-			flags, err := MastersTree(row.masters)
-			require.NoError(t, err)
+			flags := map[string]any{}
+			require.NoError(t, PutMasters(flags, row.masters))
 			s := Sources{Flags: flags}
 			if row.set != "" {
 				s.Set = []string{row.set}
 			}
-			_, err = load(t, s).Master()
+			_, err := load(t, s).Master()
 			require.ErrorContains(t, err, row.says)
 			require.Equal(t, yr.ParamInvalid, yr.CodeOf(err))
 		})
@@ -133,7 +133,7 @@ func TestMastersThatCannotBe(t *testing.T) {
 	_, err := load(t, Sources{Set: []string{`values.etcd.enable_multi_master="perhaps"`}}).Master()
 	require.ErrorContains(t, err, "true or false")
 	for _, list := range []string{"", "a,b,c", "10.0.0.1,,10.0.0.3", "10.0.0.1:x,10.0.0.2,10.0.0.3"} {
-		_, err := MastersTree(list)
+		err := PutMasters(map[string]any{}, list)
 		require.Equal(t, yr.ParamInvalid, yr.CodeOf(err), list)
 	}
 }

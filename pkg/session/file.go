@@ -30,6 +30,7 @@ type File struct {
 	DataDir    string  `json:"data_dir"`
 	Temporary  bool    `json:"temporary,omitempty"`
 	MasterInfo string  `json:"master_info,omitempty"`
+	TLS        bool    `json:"tls,omitempty"` // HTTP over TCP is HTTPS
 	Dir        Dir     `json:"dir"`
 }
 
