@@ -72,8 +72,10 @@ func (w Where) Ask() (*client.Client, error) {
 
 // nodeAddress reads --address, HOST[:PORT]. Every node answers on its bus port.
 func nodeAddress(text string) (string, error) {
-	if _, _, err := net.SplitHostPort(text); err == nil {
-		return text, nil
+	if _, port, err := net.SplitHostPort(text); err == nil {
+		if _, err := strconv.ParseUint(port, 10, 16); err == nil {
+			return text, nil
+		}
 	}
 	host := strings.Trim(text, "[]")
 	if host == "" || strings.ContainsAny(host, "/ ") || (strings.Contains(host, ":") && net.ParseIP(host) == nil) {
