@@ -22,6 +22,8 @@ import (
 	"yr/agent/launch"
 	"yr/agent/route"
 	"yr/agent/session"
+	"yr/master/client"
+	"yr/pkg/peer"
 	"yr/pkg/wire"
 	"yr/pkg/wire/wirepb"
 	"yr/pkg/yr"
@@ -50,6 +52,8 @@ type Options struct {
 	Listener  *net.UnixListener
 	Store     *store.Store
 	Registry  route.Registry
+	Client    *client.Client // of the leader; opened. nil, with Peers: there are no other nodes
+	Peers     *peer.Peers
 	Resources yr.Resources
 	Labels    map[string][]string
 	Devices   map[string][]int
@@ -87,8 +91,14 @@ func New(opt Options) *Agent {
 		opt.MaxSessions = DefaultMaxSessions
 	}
 	a := &Agent{opt: opt, conns: make(map[*session.Conn]struct{})}
+	var cluster route.Cluster
+	var tag yr.Tag
+	if opt.Client != nil {
+		cluster = &others{own: opt.Node, client: opt.Client, peers: opt.Peers}
+		tag = opt.Client.Tag()
+	}
 	a.router = route.New(route.Options{
-		Node: opt.Node, NodeIP: opt.NodeIP, Version: opt.Version, LogDir: opt.LogDir,
+		Cluster: cluster, Tag: tag, Node: opt.Node, NodeIP: opt.NodeIP, Version: opt.Version, LogDir: opt.LogDir,
 		Resources: opt.Resources, Labels: opt.Labels, Devices: opt.Devices,
 		Store: opt.Store, Launcher: opt.Launcher, Registry: opt.Registry, Sign: a.sign,
 		Log: opt.Log, Grace: opt.Grace,

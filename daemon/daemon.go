@@ -17,10 +17,11 @@ import (
 
 	"yr/agent"
 	"yr/agent/launch"
-	"yr/pkg/cluster"
+	"yr/master/client"
 	"yr/pkg/devices"
 	"yr/pkg/gateway"
 	"yr/pkg/gateway/api"
+	"yr/pkg/peer"
 	"yr/pkg/session"
 	"yr/pkg/supervise"
 	"yr/pkg/telemetry"
@@ -45,9 +46,16 @@ type Daemon struct {
 	timing   []session.Step
 	closers  []closer // of what is open, oldest first
 
-	cluster *cluster.Cluster
-	agent   *agent.Agent
-	file    *session.File
+	peers     *peer.Peers
+	masters   *masters // nil: this node is none
+	client    *client.Client
+	agent     *agent.Agent
+	agentOpen chan struct{} // closed when agent is there
+	file      *session.File
+
+	failOnce sync.Once
+	failed   chan struct{} // closed when a part gave up for good
+	failure  error         // why; written before
 
 	running sync.WaitGroup
 	done    chan struct{} // closed by shut
@@ -61,7 +69,7 @@ type closer struct {
 
 // New makes a daemon that has opened nothing.
 func New(o Options) *Daemon {
-	return &Daemon{plan: o.Plan, child: o.Child, born: time.Now(), done: make(chan struct{})}
+	return &Daemon{plan: o.Plan, child: o.Child, born: time.Now(), done: make(chan struct{}), agentOpen: make(chan struct{}), failed: make(chan struct{})}
 }
 
 // Open opens every part. On error, and on ctx's end, what was opened stays for shut.
@@ -87,6 +95,10 @@ func (d *Daemon) Open(ctx context.Context) error {
 		return err
 	}
 	d.step("sockets")
+	if err := d.openPeers(ctx, logs); err != nil {
+		return err
+	}
+	sockets.split(d.peers)
 
 	// The launcher next: a template takes longer to warm than all the rest to open.
 	sdk, err := python.Extract(filepath.Join(s.DataDir, "sdk"))
@@ -107,17 +119,17 @@ func (d *Daemon) Open(ctx context.Context) error {
 	}
 	d.step("launcher")
 
-	// The registry: which nodes live, which names are taken.
+	// The cluster: the masters' registry and records, then this node's place in it.
 	cards := d.findDevices(ctx)
-	d.cluster = cluster.New(cluster.Options{
-		Dir: filepath.Join(s.DataDir, "etcd"), Node: s.NodeID, Fsync: s.Fsync && !p.Temporary,
-		TablePrefix: s.TablePrefix,
-		Log:         logs.For("function_master"),
-	})
-	if err := d.open(ctx, "cluster", d.cluster); err != nil {
+	if p.Master {
+		if err := d.openMaster(ctx, logs); err != nil {
+			return err
+		}
+	}
+	if err := d.join(ctx, logs); err != nil {
 		return err
 	}
-	d.step("etcd")
+	d.step("cluster")
 
 	// Shared memory; after a crash the parent still holds every segment.
 	if s.StoreCapacity == 0 {
@@ -138,7 +150,8 @@ func (d *Daemon) Open(ctx context.Context) error {
 	d.agent = agent.New(agent.Options{
 		Node: s.NodeID, NodeIP: s.LocalIP, Address: address(s.HostIP, s.Ports.Bus), Version: p.Version, Token: s.Token, Master: p.Master,
 		LogDir: p.Dir.Logs(), RunDir: p.Dir.Run(), Listener: sockets.sessions,
-		Store: objects, Registry: d.cluster.Names(), Launcher: launcher,
+		Store: objects, Registry: d.client.Names(), Launcher: launcher,
+		Client: d.client, Peers: d.peers,
 		Resources: s.Resources, Labels: s.Labels, Devices: cards,
 		Grace: s.Grace, Restarted: d.child.Restarts() > 0,
 		Log: logs.For("function_proxy"),
@@ -146,11 +159,14 @@ func (d *Daemon) Open(ctx context.Context) error {
 	if err := d.open(ctx, "agent", d.agent); err != nil {
 		return err
 	}
+	close(d.agentOpen)
+	d.peers.Renew(d.client.Incarnation()) // from here on links may bring work
+	d.client.Kick()
 	d.step("agent")
 
 	// The front doors.
 	front := gateway.New(gateway.Options{
-		Source: d.agent, Unix: sockets.api, TCP: sockets.tcp(),
+		Source: d.agent, Cluster: commands{d}, Unix: sockets.api, TCP: sockets.tcp(),
 		Token: s.Token, TokenFile: filepath.Join(s.DataDir, "token"), Insecure: s.Insecure,
 		Endpoint:      api.Endpoint{Socket: p.Dir.Socket(), Node: s.NodeID, Version: p.Version, BootID: bootID()},
 		LogDir:        p.Dir.Logs(),
@@ -207,6 +223,14 @@ type listeners struct {
 	api      net.Listener      // the yr commands
 	master   net.Listener      // views of the cluster over HTTP
 	bus      net.Listener      // where an SDK that knows only an address begins
+}
+
+// split takes what other nodes say out of what comes over TCP; HTTP is left.
+func (l *listeners) split(peers *peer.Peers) {
+	l.bus = peers.Split(l.bus)
+	if l.master != nil {
+		l.master = peers.Split(l.master)
+	}
 }
 
 func (l listeners) tcp() []net.Listener {
@@ -280,10 +304,18 @@ func (d *Daemon) shut() (err error) {
 }
 
 // Failed is closed when a part of the daemon can go on no longer.
-func (d *Daemon) Failed() <-chan struct{} { return d.cluster.Failed() }
+func (d *Daemon) Failed() <-chan struct{} { return d.failed }
 
 // Err is why.
-func (d *Daemon) Err() error { return d.cluster.Err() }
+func (d *Daemon) Err() error { return d.failure }
+
+// fail says that the daemon cannot go on; the first reason counts.
+func (d *Daemon) fail(cause error) {
+	d.failOnce.Do(func() {
+		d.failure = cause
+		close(d.failed)
+	})
+}
 
 // A component has the life that every part has.
 type component interface {

@@ -11,7 +11,6 @@ import (
 
 	"yr/pkg/config"
 	"yr/pkg/session"
-	"yr/pkg/yr"
 )
 
 // describe is session.json for this daemon.

@@ -45,6 +45,8 @@ type Link interface {
 	Queue(add func(dst []byte) []byte) (queued int)
 	Flush()
 	WaitRoom()
+	// Begin says that what is queued from now on is for the node's new life.
+	Begin()
 	// Heard is when the node last gave a sign of life.
 	Heard() time.Time
 }
@@ -67,6 +69,7 @@ func (c *linkConn) Queue(add func(dst []byte) []byte) int {
 
 func (c *linkConn) meet() {
 	c.met = true
+	c.Link.Begin()
 	early := c.early
 	c.early = nil
 	c.Link.Queue(func(dst []byte) []byte { return append(dst, early...) })

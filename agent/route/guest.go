@@ -80,11 +80,17 @@ func (n *neighbour) hire(m *wirepb.Hire) error {
 		return nil
 	}
 	n.guests[g.number] = w
+	if len(r.taken) < maxTaken {
+		r.taken = append(r.taken, id)
+	}
 	if !g.options.GetDetached() {
 		j.workers++
 	}
 	return nil
 }
+
+// maxTaken bounds what is told in one report.
+const maxTaken = 4096
 
 // mayHire says why this node takes no workers for others now.
 func (r *Router) mayHire(j *job) error {

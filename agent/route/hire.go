@@ -288,16 +288,17 @@ func (n *neighbour) unwanted(h wire.Header, body []byte) error {
 
 // ask has the leader look for room for work that no node known here has room for.
 // One question at a time for each asker: done runs in a turn.
-func (r *Router) ask(asking *bool, request scheduler.Request, done func(plan scheduler.Plan, err error)) {
+func (r *Router) ask(asking *bool, request scheduler.Request, done func(id yr.ID, plan scheduler.Plan, err error)) {
 	if *asking {
 		return
 	}
 	*asking = true
+	request.ID = r.opt.Tag.NewID() // becomes the worker's
 	r.background(func(ctx context.Context) {
 		plan, err := r.opt.Cluster.Schedule(ctx, request)
 		r.turn(func() {
 			*asking = false
-			done(plan, err)
+			done(request.ID, plan, err)
 		})
 	})
 }

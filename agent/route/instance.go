@@ -214,7 +214,7 @@ func (r *Router) askForInstance(in *instance) {
 		return
 	}
 	_, request := r.request(in.need, in.options, in.job)
-	r.ask(&in.asking, request, func(plan scheduler.Plan, err error) {
+	r.ask(&in.asking, request, func(id yr.ID, plan scheduler.Plan, err error) {
 		in.askAt = r.now.Add(askAgain)
 		switch {
 		case in.state != yr.StateScheduling:
@@ -222,6 +222,7 @@ func (r *Router) askForInstance(in *instance) {
 			in.reason += "; the leader could not be asked for another node: " + messageOf(err)
 		case plan.Verdict == scheduler.Placed && plan.Node != r.opt.Node:
 			w := &worker{in: in, job: in.job, concurrency: max(1, int(in.options.GetConcurrency()))}
+			w.id = id
 			r.startAt(plan.Node, w, in.need, in.options)
 			r.placed(in, w)
 		case plan.Verdict == scheduler.Never:

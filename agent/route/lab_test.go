@@ -47,8 +47,8 @@ func (l *lab) meet(a, b yr.Node) {
 	one, other := l.nodes[a], l.nodes[b]
 	l.mu.Unlock()
 	if !again {
-		one.current().Met(b, true)
-		other.current().Met(a, true)
+		one.current().Met(b, 1, true)
+		other.current().Met(a, 1, true)
 	}
 }
 
@@ -86,7 +86,7 @@ func (l *lab) kill(n *node) {
 	}
 	l.mu.Unlock()
 	for _, o := range others {
-		o.current().NodeDead(n.name)
+		o.current().NodeDead(n.name, 1)
 	}
 }
 
@@ -184,6 +184,7 @@ func (l *line) Queue(add func(dst []byte) []byte) int {
 
 func (l *line) Flush()           { l.more.Signal() }
 func (l *line) WaitRoom()        {}
+func (l *line) Begin()           {}
 func (l *line) Heard() time.Time { return time.Now() }
 
 func (l *line) close() {

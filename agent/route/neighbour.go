@@ -19,6 +19,7 @@ type neighbour struct {
 	node  yr.Node
 	tag   yr.Tag // zero: not heard yet
 	link  *linkConn
+	life  uint64   // its incarnation; 0: not met yet
 	peer  *Session // what the node holds and has bound here
 	hires map[uint32]*worker
 	last  uint32 // number of the last hire
@@ -67,11 +68,12 @@ func (n *neighbour) request(add func(dst []byte, corr uint64) []byte, answer fun
 	n.queue(func(dst []byte) []byte { return add(dst, corr) })
 }
 
-// Met is told that a node is there. fresh: its process is a new one, which knows
-// nothing of what was said before.
-func (r *Router) Met(node yr.Node, fresh bool) {
+// Met is told that a node is there, in its life of that incarnation. fresh: it
+// knows nothing of what was said before.
+func (r *Router) Met(node yr.Node, incarnation uint64, fresh bool) {
 	r.turn(func() {
 		n := r.neighbour(node)
+		n.life = incarnation
 		if n.link.met && fresh {
 			r.lose(n, yr.E("node "+string(node), yr.Communication, "the daemon of node %s was restarted", node))
 		}
@@ -211,18 +213,43 @@ func (r *Router) background(f func(ctx context.Context)) {
 	r.wg.Go(func() { f(r.ctx) })
 }
 
-// NodeDead is told that the leader gave up a node: nothing that it has will come
-// back, and its work may be done by others.
-func (r *Router) NodeDead(node yr.Node) {
+// NodeDead is told that the leader gave up a node's life: nothing that it had will
+// come back, and its work may be done by others.
+func (r *Router) NodeDead(node yr.Node, incarnation uint64) {
 	r.turn(func() {
-		if n := r.neighbours[node]; n != nil {
-			r.lose(n, yr.E("node "+string(node), yr.Communication, "node %s was lost", node))
-			delete(r.neighbours, node)
-			if n.tag != (yr.Tag{}) {
-				delete(r.tagged, n.tag)
+		n := r.neighbours[node]
+		if n == nil || n.life > incarnation {
+			return
+		}
+		r.lose(n, yr.E("node "+string(node), yr.Communication, "node %s was lost", node))
+		delete(r.neighbours, node)
+		if n.tag != (yr.Tag{}) {
+			delete(r.tagged, n.tag)
+		}
+	})
+}
+
+// Isolated is told that the leader has not heard of this node for so long that it
+// will give it up, and others may then do its work. What they could do is stopped
+// before it returns: workers for nodes that do not hear this one either. Where the
+// link is alive nothing happens: its node knows better.
+func (r *Router) Isolated(silence time.Duration) {
+	r.turn(func() {
+		for _, w := range r.workers {
+			if w.guest != nil && (w.guest.from == nil || r.now.Sub(w.guest.from.link.Heard()) > silence) {
+				r.endWorker(w, "its node has lost touch with the cluster")
 			}
 		}
-		r.hungry = true
+	})
+}
+
+// Reborn is told that this node was given up and has a new life in the cluster:
+// whatever it shared with others is gone.
+func (r *Router) Reborn() {
+	r.turn(func() {
+		for _, n := range r.neighbours {
+			r.lose(n, yr.E("node "+string(n.node), yr.Communication, "this node, %s, was given up by the cluster's leader for a while", r.opt.Node))
+		}
 	})
 }
 

@@ -285,7 +285,7 @@ func (r *Router) askForPool(p *pool) {
 		return
 	}
 	_, request := r.request(p.need, p.options, p.job)
-	r.ask(&p.asking, request, func(plan scheduler.Plan, err error) {
+	r.ask(&p.asking, request, func(id yr.ID, plan scheduler.Plan, err error) {
 		p.askAt = r.now.Add(askAgain)
 		head := p.queue.peek()
 		switch {
@@ -293,7 +293,7 @@ func (r *Router) askForPool(p *pool) {
 			p.reason += "; the leader could not be asked for another node: " + messageOf(err)
 		case head == nil:
 		case plan.Verdict == scheduler.Placed && plan.Node != r.opt.Node:
-			r.hirePoolWorker(p, plan.Node)
+			r.hirePoolWorker(p, plan.Node, id)
 		case plan.Verdict == scheduler.Never:
 			r.failQueue(p, yr.E("schedule", plan.Code, "%s", plan.Reason))
 		case plan.Verdict == scheduler.Wait:

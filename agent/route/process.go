@@ -28,8 +28,8 @@ func (r *Router) startPoolWorker(p *pool, caller *Session) error {
 }
 
 // hirePoolWorker hires a worker for a pool on a node that the leader named.
-func (r *Router) hirePoolWorker(p *pool, node yr.Node) {
-	w := &worker{pool: p, job: p.job, concurrency: p.concurrency}
+func (r *Router) hirePoolWorker(p *pool, node yr.Node, id yr.ID) {
+	w := &worker{id: id, pool: p, job: p.job, concurrency: p.concurrency}
 	r.startAt(node, w, p.need, p.options)
 	p.starting++
 	p.job.workers++
@@ -37,7 +37,7 @@ func (r *Router) hirePoolWorker(p *pool, node yr.Node) {
 
 // startAt hires w on a node.
 func (r *Router) startAt(node yr.Node, w *worker, need yr.Resources, o *wirepb.Options) {
-	w.id, w.born, w.defined = r.opt.Tag.NewID(), r.now, make(map[uint32]bool)
+	w.born, w.defined = r.now, make(map[uint32]bool)
 	r.hireAt(node, w, need, o)
 	r.workers[w.id] = w
 	r.counters.workersStarted.Add(1)

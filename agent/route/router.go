@@ -129,6 +129,7 @@ type Router struct {
 	spread     map[yr.ID][]*neighbour // who may have copies of objects here
 	bringing   map[yr.ID]bool         // transfers under way
 	lending    lending
+	taken      []yr.ID               // workers hired here, for the leader to know
 	cache      *store.Holder[waiter] // keeps copies of other nodes' objects
 
 	counters struct {

@@ -1,0 +1,275 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"net"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"yr/master/server"
+	"yr/pkg/cluster"
+	"yr/pkg/durable"
+	"yr/pkg/telemetry"
+	"yr/pkg/yr"
+)
+
+// What a master does besides: the registry (etcd), the records (Raft), whose
+// leader is the cluster's leader, and the leader's service.
+
+// masters is the master's part of a daemon.
+type masters struct {
+	cluster *cluster.Cluster
+	records *durable.Group
+	service *server.Server
+	rpc     *grpc.Server
+	list    atomic.Pointer[[]string] // where masters are reached
+	ready   chan struct{}            // records is open
+	stop    context.CancelFunc
+	done    chan struct{}
+}
+
+// openMaster starts them. The only master is ready when it returns; one of several
+// waits for the others in the background.
+func (d *Daemon) openMaster(ctx context.Context, logs *telemetry.Logs) error {
+	s := &d.plan.Settings
+	m := &masters{ready: make(chan struct{}), done: make(chan struct{})}
+	d.masters = m
+	self := address(s.HostIP, s.Ports.Bus)
+	m.list.Store(&[]string{self})
+
+	peers, err := d.etcdPeers()
+	if err != nil {
+		return err
+	}
+	log := logs.For("function_master")
+	m.cluster = cluster.New(cluster.Options{
+		Dir: filepath.Join(s.DataDir, "etcd"), Node: s.NodeID, Fsync: s.Fsync && !d.plan.Temporary,
+		TablePrefix: s.TablePrefix, Peers: peers, Standby: true, Log: log,
+	})
+	if err := d.open(ctx, "etcd", m.cluster); err != nil {
+		return err
+	}
+	d.step("etcd")
+
+	m.service = server.New(server.Options{
+		Node: s.NodeID, Address: self, Version: d.plan.Version, Leadership: leadership{m},
+		Leader: m.cluster.Leader(), Nodes: m.cluster.Nodes(), Names: m.cluster.Names(),
+		Masters: func() []string { return *m.list.Load() }, OnDead: d.recover, Log: log,
+	})
+	m.rpc = grpc.NewServer()
+	m.service.Attach(m.rpc)
+	life, stop := context.WithCancel(context.Background())
+	m.stop = stop
+	d.closers = append(d.closers, closer{"masters", m.close})
+	records := func(bootstrap bool) *durable.Group {
+		return durable.New(durable.Options{
+			Dir: filepath.Join(s.DataDir, "records"), Node: s.NodeID, Address: self, Bootstrap: bootstrap,
+			Listener: d.peers.Listen("raft"),
+			Dial:     func(ctx context.Context, address string) (net.Conn, error) { return d.peers.Dial(ctx, address, "raft") },
+			Log:      log,
+		})
+	}
+	if len(s.Masters) == 0 && len(s.Join) == 0 {
+		m.records = records(true)
+		if err := m.records.Open(ctx); err != nil {
+			return err
+		}
+		close(m.ready)
+		close(m.done)
+	} else {
+		go d.openRecords(life, records)
+	}
+	go func() { _ = m.rpc.Serve(d.peers.Listen("rpc")) }() // ends with Stop
+	if err := d.open(ctx, "leader", m.service); err != nil {
+		return err
+	}
+	d.running.Go(func() { d.tendMasters(life) })
+	d.step("records")
+	return nil
+}
+
+func (m *masters) close(ctx context.Context) error {
+	m.stop()
+	m.rpc.Stop()
+	<-m.done
+	select {
+	case <-m.ready:
+		return m.records.Close(ctx)
+	default:
+		return nil
+	}
+}
+
+// etcdPeers is how this master's etcd meets the others'. The only master listens
+// for none until it gets company.
+func (d *Daemon) etcdPeers() (*cluster.Peers, error) {
+	s := &d.plan.Settings
+	if d.plan.Temporary {
+		return nil, nil //nolint:nilnil // nil: alone for ever
+	}
+	files, err := certificatesOf(s, filepath.Join(s.DataDir, "etcd-tls"))
+	if err != nil {
+		return nil, err
+	}
+	p := &cluster.Peers{
+		Address: net.JoinHostPort(s.HostIP, strconv.Itoa(s.Ports.EtcdPeer.Number)),
+		TLS:     cluster.PeerTLS{CertFile: files.Cert, KeyFile: files.Key, CAFile: files.CA},
+	}
+	if !s.EtcdTLS.Enabled {
+		p.TLS.ServerName = "yr-master"
+	}
+	var addresses []string
+	for _, m := range s.Masters {
+		addresses = append(addresses, net.JoinHostPort(m.IP, strconv.Itoa(m.PeerPort)))
+	}
+	if len(addresses) == 0 {
+		return p, nil
+	}
+	voters, self, err := cluster.VotersOf(addresses, s.HostIP)
+	if err != nil {
+		return nil, err
+	}
+	p.Voters, p.Name, p.Address = voters, voters[self].Name, voters[self].Address
+	return p, nil
+}
+
+// founderKey names the master that begins the records; the others are added by it.
+const founderKey = "/yr/!/founder"
+
+// openRecords opens the records of one of several masters: one of them, whoever
+// is first, founds the group.
+func (d *Daemon) openRecords(life context.Context, records func(bootstrap bool) *durable.Group) {
+	m := d.masters
+	defer close(m.done)
+	if err := m.cluster.WaitReady(life); err != nil {
+		return
+	}
+	kv, key := m.cluster.Member(), d.plan.Settings.TablePrefix+founderKey
+	own := []byte(d.plan.Settings.NodeID)
+	for {
+		out, err := kv.Commit(life, []cluster.Condition{{Key: key}}, []cluster.Write{{Key: key, Value: own}})
+		switch {
+		case life.Err() != nil:
+			return
+		case err != nil:
+			logf("the masters' registry does not answer: %v", err)
+			pause(life, time.Second)
+			continue
+		}
+		m.records = records(out.OK || string(out.Current[0].Value) == string(own))
+		break
+	}
+	if err := m.records.Open(life); err != nil {
+		d.fail(yr.Wrap("open the records", yr.CodeOf(err), err))
+		return
+	}
+	close(m.ready)
+}
+
+func pause(ctx context.Context, how time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(how):
+	}
+}
+
+// tendMasters keeps, on the leader, the list of masters and the voters what the
+// registered masters are.
+func (d *Daemon) tendMasters(life context.Context) {
+	m := d.masters
+	for life.Err() == nil {
+		if _, leading := (leadership{m}).Leading(); leading {
+			if err := d.tendOnce(life); err != nil && !errors.Is(err, context.Canceled) {
+				logf("the list of masters could not be brought up to date: %v", err)
+			}
+		} else if list, err := m.cluster.Facts().Masters(life); err == nil && len(list) > 0 {
+			addresses := make([]string, 0, len(list))
+			for _, one := range list {
+				addresses = append(addresses, one.Address)
+			}
+			m.list.Store(&addresses)
+		}
+		pause(life, time.Second)
+	}
+}
+
+// tendOnce makes every registered master a voter and names it to those who join.
+func (d *Daemon) tendOnce(ctx context.Context) error {
+	m := d.masters
+	nodes, err := m.cluster.Nodes().List(ctx)
+	if err != nil {
+		return err
+	}
+	known, err := m.cluster.Facts().Masters(ctx)
+	if err != nil {
+		return err
+	}
+	voters, err := m.voters(ctx)
+	if err != nil {
+		return err
+	}
+	var addresses []string
+	for _, n := range nodes {
+		if !n.Master || n.State == cluster.NodeLeft {
+			continue
+		}
+		addresses = append(addresses, n.Address)
+		if n.State != cluster.NodeAlive {
+			continue
+		}
+		if !slices.ContainsFunc(known, func(k cluster.Master) bool { return k.Node == n.ID && k.Address == n.Address }) {
+			if err := m.cluster.Facts().PutMaster(ctx, cluster.Master{Node: n.ID, Name: string(n.ID), Address: n.Address}); err != nil {
+				return err
+			}
+		}
+		if !slices.ContainsFunc(voters, func(v voter) bool { return v.Node == n.ID && v.Address == n.Address && v.Votes }) {
+			if err := m.addVoter(ctx, n.ID, n.Address); err != nil {
+				return err
+			}
+		}
+	}
+	if len(addresses) > 0 {
+		m.list.Store(&addresses)
+	}
+	return nil
+}
+
+// leadership is the records' leadership as the leader's service asks for it.
+type leadership struct{ m *masters }
+
+func (l leadership) open() bool {
+	select {
+	case <-l.m.ready:
+		return true
+	default:
+		return false
+	}
+}
+
+func (l leadership) Leading() (term uint64, ok bool) {
+	if !l.open() {
+		return 0, false
+	}
+	return l.m.records.Leading()
+}
+
+func (l leadership) Changes() <-chan struct{} {
+	if !l.open() {
+		return l.m.ready
+	}
+	return l.m.records.Leadership()
+}
+
+func (l leadership) Leader() (address string, ok bool) {
+	if !l.open() {
+		return "", false
+	}
+	address = l.m.records.LeaderAddress()
+	return address, address != ""
+}
