@@ -1,0 +1,404 @@
+package durable
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/hashicorp/raft"
+	"github.com/hashicorp/raft-wal/fs"
+	"github.com/hashicorp/raft-wal/types"
+	"github.com/rs/zerolog"
+
+	"yr/pkg/yr"
+)
+
+// DefaultHeartbeat is after how long without its leader a voter asks for an
+// election. It is long enough for a machine that stalls for a moment, and short
+// enough that a failover ends within two seconds.
+const DefaultHeartbeat = 600 * time.Millisecond
+
+// Options say what voter to open.
+type Options struct {
+	Dir     string  // everything durable of this voter, made with mode 0700
+	Group   uint32  // part of every key and of every connection
+	Node    yr.Node // the voter's name, for ever
+	Address string  // where the other voters' Dial reaches Listener
+
+	// Listener and Dial carry the connections between voters. They may be nil for a
+	// voter that stays alone. The Group closes the listener.
+	Listener net.Listener
+	Dial     func(ctx context.Context, address string) (net.Conn, error)
+
+	// Bootstrap makes a group with this one voter, if Dir has none yet. Without it a
+	// new voter waits for a leader's AddVoter.
+	Bootstrap bool
+
+	Heartbeat time.Duration // 0: DefaultHeartbeat
+	Clock     Clock         // nil: SystemClock
+	Fault     Fault         // for tests
+	Log       zerolog.Logger
+
+	files types.VFS // of the log, for tests; nil: the kernel's
+}
+
+// Group is a voter of a Raft group. It answers as a Store while it leads; else
+// with a NotLeaderError.
+type Group struct {
+	options Options
+
+	lock      *os.File
+	log       *guardedLog
+	blobs     *blobs
+	streams   *streams
+	transport *raft.NetworkTransport
+	fsm       *fsm
+	hub       *hub
+	raft      *raft.Raft
+	snapshots *snapshots
+	queue     *queue
+	reads     reads
+	fetch     *fetcher
+
+	life   context.Context // ends when Close begins or the voter fails
+	end    context.CancelFunc
+	wg     sync.WaitGroup
+	notify chan bool // from Raft: leading or not
+
+	leading atomic.Pointer[leadership]
+	alone   atomic.Bool // this is the only voter
+	change  atomic.Pointer[chan struct{}]
+
+	failOnce sync.Once
+	failure  error
+	failed   chan struct{}
+	stopping sync.WaitGroup // stopFailed
+	closing  sync.Once
+	closeErr error
+}
+
+// New makes a closed Group.
+func New(o Options) *Group {
+	if o.Heartbeat == 0 {
+		o.Heartbeat = DefaultHeartbeat
+	}
+	if o.Clock == nil {
+		o.Clock = SystemClock{}
+	}
+	if o.files == nil {
+		o.files = logFiles{FS: fs.New(), fault: o.Fault}
+	}
+	if o.Address == "" {
+		o.Address = string(o.Node)
+	}
+	g := &Group{options: o, failed: make(chan struct{}), notify: make(chan bool, 16)}
+	change := make(chan struct{})
+	g.change.Store(&change)
+	return g
+}
+
+// Open starts the voter. One that is alone leads when Open returns; others find
+// or elect a leader later. On error nothing is left running.
+func (g *Group) Open(ctx context.Context) (err error) {
+	g.life, g.end = context.WithCancel(context.Background())
+	defer func() {
+		if err != nil {
+			_ = g.Close(ctx)
+		}
+	}()
+	if g.lock, err = lockDir(g.options.Dir); err != nil {
+		return g.openError(err)
+	}
+	if err := g.openDisk(); err != nil {
+		return g.openError(err)
+	}
+	if err := g.startRaft(); err != nil {
+		return g.openError(err)
+	}
+	if !g.alone.Load() {
+		return nil
+	}
+	return g.takeOver(ctx)
+}
+
+func (g *Group) openError(err error) error {
+	var known *yr.Error
+	if errors.As(err, &known) {
+		return err
+	}
+	if errors.Is(err, syscall.EWOULDBLOCK) {
+		return &yr.Error{Op: "open records", Code: yr.AlreadyRunning, Msg: g.options.Dir + " belongs to a live daemon", Err: err}
+	}
+	return diskError("open records in "+g.options.Dir, err)
+}
+
+// openDisk opens all that is on disk and checks that it fits together.
+func (g *Group) openDisk() error {
+	o := &g.options
+	log, err := openLog(filepath.Join(o.Dir, "log"), o.files, raftLog(o.Log))
+	if err != nil {
+		return err
+	}
+	g.log = &guardedLog{WAL: log, fault: o.Fault, failed: g.fail}
+	if g.blobs, err = openBlobs(filepath.Join(o.Dir, "blobs"), o.Fault); err != nil {
+		return err
+	}
+	if g.snapshots, err = openSnapshots(filepath.Join(o.Dir, "snapshots"), o.Group, o.Fault); err != nil {
+		return err
+	}
+	g.fsm = &fsm{
+		dir: o.Dir, group: o.Group, fault: o.Fault, blobs: g.blobs, full: make(chan struct{}, 1),
+		failed: g.fail, restored: g.stateReplaced, voters: g.votersChanged,
+	}
+	if err := g.fsm.open(g.snapshots); err != nil {
+		return err
+	}
+	g.fetch = newFetcher(g)
+	g.hub = newHub(g.fsm.m, g.fsm.view)
+	g.fsm.m.changed = g.hub.publish
+	g.fsm.m.settled = func(named map[sum]bool) {
+		g.fsm.named = named
+		g.fetch.want(named)
+	}
+	g.fsm.m.due = func() {
+		if l := g.leading.Load(); l != nil {
+			notify(l.due)
+		}
+	}
+	term, err := g.log.CurrentTerm()
+	if err != nil {
+		return err
+	}
+	if err := g.blobs.adopt(term, g.fsm.held); err != nil {
+		return err
+	}
+	return g.fetch.wantMissing()
+}
+
+func (g *Group) startRaft() error {
+	o := &g.options
+	config := raft.DefaultConfig()
+	config.LocalID = raft.ServerID(o.Node)
+	config.Logger = raftLog(o.Log)
+	config.HeartbeatTimeout, config.ElectionTimeout = o.Heartbeat, o.Heartbeat
+	config.LeaderLeaseTimeout = o.Heartbeat * 4 / 5
+	config.CommitTimeout = min(50*time.Millisecond, o.Heartbeat/4)
+	config.MaxAppendEntries = appendEntries
+	config.TrailingLogs = minTrailing
+	config.SnapshotInterval, config.SnapshotThreshold = time.Hour, 1<<40 // snapshotter decides
+	config.NotifyCh = g.notify
+	config.ShutdownOnRemove = false
+	config.NoSnapshotRestoreOnStart = true // the tables are durable themselves
+	config.NoLegacyTelemetry = true
+
+	g.streams = newStreams(o, g.blobs, func() uint64 { return g.fsm.m.index.Load() })
+	g.transport = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+		Stream: g.streams, MaxPool: 3, Timeout: max(2*time.Second, 4*o.Heartbeat), Logger: config.Logger,
+	})
+	servers, err := g.configured(config)
+	if err != nil {
+		return err
+	}
+	g.votersChanged(servers)
+	g.log.running.Store(true)
+	if g.raft, err = raft.NewRaft(config, g.fsm, g.log, g.log, g.snapshots, g.transport); err != nil {
+		return err
+	}
+	g.queue = newQueue()
+	for _, run := range []func(){g.followLeadership, g.propose, g.complete, g.snapshot, g.fetch.run} {
+		g.wg.Go(run)
+	}
+	return nil
+}
+
+// configured makes the group if it is to be made here, and reads who votes.
+func (g *Group) configured(config *raft.Config) (raft.Configuration, error) {
+	exists, err := raft.HasExistingState(g.log, g.log, g.snapshots)
+	if err != nil {
+		return raft.Configuration{}, err
+	}
+	if !exists {
+		if !g.options.Bootstrap {
+			return raft.Configuration{}, nil
+		}
+		first := raft.Configuration{Servers: []raft.Server{{ID: config.LocalID, Address: raft.ServerAddress(g.options.Address)}}}
+		return first, raft.BootstrapCluster(config, g.log, g.log, g.snapshots, g.transport, first)
+	}
+	return lastConfiguration(g.log, g.snapshots)
+}
+
+// lastConfiguration is the newest in the log or the snapshot, as Raft will find it.
+func lastConfiguration(log *guardedLog, from *snapshots) (raft.Configuration, error) {
+	last, err := log.LastIndex()
+	if err != nil {
+		return raft.Configuration{}, err
+	}
+	first, err := log.FirstIndex()
+	if err != nil {
+		return raft.Configuration{}, err
+	}
+	var found raft.Configuration
+	metas, err := from.List()
+	if err != nil {
+		return found, err
+	}
+	for _, m := range metas {
+		found = m.Configuration
+	}
+	for i := first; first > 0 && i <= last; i++ {
+		var entry raft.Log
+		if err := log.GetLog(i, &entry); err != nil {
+			return found, err
+		}
+		if entry.Type == raft.LogConfiguration {
+			found = raft.DecodeConfiguration(entry.Data)
+		}
+	}
+	return found, nil
+}
+
+// Close ends the voter. Proposals that are under way end with ErrUnknown.
+func (g *Group) Close(context.Context) error {
+	g.closing.Do(func() { g.closeErr = g.close() })
+	return g.closeErr
+}
+
+func (g *Group) close() error {
+	var errs []error
+	if g.end != nil {
+		g.end()
+	}
+	if g.raft != nil {
+		g.stepDown()
+		g.stopRaft()
+	}
+	if g.transport != nil {
+		errs = append(errs, closed(g.transport.Close()))
+	}
+	g.wg.Wait()
+	g.stopping.Wait()
+	if g.hub != nil {
+		g.hub.close(ErrClosed)
+	}
+	if g.fsm != nil {
+		errs = append(errs, g.fsm.close())
+	}
+	if g.log != nil {
+		errs = append(errs, g.log.Close())
+	}
+	if g.lock != nil {
+		errs = append(errs, g.lock.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// stopRaft waits for Raft's goroutines. After a failure one of them may wait for a
+// disk that never answers; then they are left to end with the process.
+func (g *Group) stopRaft() {
+	done := make(chan struct{})
+	go func() {
+		_ = g.raft.Shutdown().Error()
+		close(done)
+	}()
+	if g.Err() == nil {
+		<-done
+		return
+	}
+	select {
+	case <-done:
+	case <-time.After(dialTimeout):
+	}
+}
+
+func closed(err error) error {
+	if errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+// fail stops the voter for good: its disk cannot be trusted any more. It may be
+// called from anywhere, also from Raft's goroutines, so it waits for nothing.
+func (g *Group) fail(cause error) {
+	g.failOnce.Do(func() {
+		g.failure = detail(ErrFailed, "%v", cause)
+		g.failure.(*yr.Error).Code = yr.CodeOf(cause) //nolint:errorlint,forcetypeassert // made above
+		g.options.Log.Error().Err(cause).Uint32("group", g.options.Group).Msg("records: this voter stops, its disk failed")
+		close(g.failed)
+		g.stopping.Go(g.stopFailed)
+	})
+}
+
+// stopFailed gives up leadership at once, so that the others go on without this voter.
+func (g *Group) stopFailed() {
+	if g.end != nil {
+		g.end()
+	}
+	if g.raft == nil {
+		return
+	}
+	g.stepDown()
+	g.raft.Shutdown()
+	_ = g.transport.Close()
+}
+
+// Failed is closed when the voter has stopped because its disk failed; Err says why.
+func (g *Group) Failed() <-chan struct{} { return g.failed }
+
+// Err is why the voter has stopped, nil while it has not.
+func (g *Group) Err() error {
+	select {
+	case <-g.failed:
+		return g.failure
+	default:
+		return nil
+	}
+}
+
+// stopped is the error for requests to a voter that runs no more.
+func (g *Group) stopped() error {
+	if err := g.Err(); err != nil {
+		return err
+	}
+	return ErrClosed
+}
+
+// stateReplaced follows a restored snapshot.
+func (g *Group) stateReplaced() {
+	g.hub.reset(detail(ErrCompacted, "the state was replaced by a snapshot"))
+	if err := g.fetch.wantMissing(); err != nil {
+		g.fail(err)
+	}
+}
+
+// Check verifies this voter's stored state, whether it leads or not: revisions in
+// order, leases and ends entered where they belong, every large value present and
+// as it was written. It reads everything and is meant for tests and for operators.
+func (g *Group) Check(ctx context.Context) error {
+	done, err := g.fsm.view()
+	if err != nil {
+		return err
+	}
+	defer done()
+	return g.fsm.m.check(ctx, func(of sum, size int64) error {
+		value, err := g.blobs.read(of)
+		if missing(err) {
+			return detail(ErrCorrupt, "check: the large value %v is missing on this voter", of)
+		}
+		if err == nil && int64(len(value)) != size {
+			return detail(ErrCorrupt, "check: the large value %v has %d bytes, should have %d", of, len(value), size)
+		}
+		return err
+	})
+}
+
+func (g *Group) String() string {
+	return fmt.Sprintf("voter %s of group %d", g.options.Node, g.options.Group)
+}
