@@ -62,8 +62,8 @@ type engine struct {
 	life    context.Context         // ends when etcd stops or gives up
 	end     context.CancelCauseFunc // ends life
 	reign   atomic.Pointer[reign]   // of the leader that etcd has, or had last
-	closing atomic.Bool        // what etcd complains about from now on is that it was closed
-	work    sync.WaitGroup     // our goroutines
+	closing atomic.Bool             // what etcd complains about from now on is that it was closed
+	work    sync.WaitGroup          // our goroutines
 }
 
 func newEngine(m *Member, p plan) *engine {

@@ -56,7 +56,7 @@ func (t PeerTLS) info() transport.TLSInfo {
 
 // Peers say how this master meets the others.
 type Peers struct {
-	Name    string // of this member among the voters; "" is etcd0
+	Name    string // of this member; "" is what Voters call it, or made of its address
 	Address string // host:port at which the other masters reach this one
 	Listen  string // "" listens at Address, at every address if its host is a name
 	TLS     PeerTLS
@@ -103,10 +103,15 @@ func sameHost(a, b string) bool {
 }
 
 func (p *Peers) name() string {
-	if p.Name == "" {
-		return "etcd0"
+	if p.Name != "" {
+		return p.Name
 	}
-	return p.Name
+	for _, v := range p.Voters {
+		if v.Address == p.Address {
+			return v.Name
+		}
+	}
+	return "etcd-" + p.Address
 }
 
 // others are the configured voters but this one.

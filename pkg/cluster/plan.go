@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"go.etcd.io/etcd/client/pkg/v3/types"
 	"go.etcd.io/etcd/server/v3/embed"
@@ -104,11 +105,64 @@ func (m *Member) enter(ctx context.Context, peers *Peers) (plan, error) {
 		return plan{}, &yr.Error{Op: "start etcd", Code: yr.ParamInvalid, Err: ErrOtherCluster,
 			Msg: "the configured masters have a cluster already; let this one join it (yr start --master --join)"}
 	}
-	cluster, err := peers.Join(ctx, peers.name(), peers.Address)
+	cluster, err := m.admission(ctx, peers)
 	if err != nil {
 		return plan{}, yr.Wrap("join the masters", yr.Communication, err)
 	}
 	return severalPlan(peers, cluster, embed.ClusterStateFlagExisting), m.markGrown()
+}
+
+// admissionPatience bounds how long the members may disagree about who they are.
+const admissionPatience = 30 * time.Second
+
+// admission asks to be let in until all members that answer know all others:
+// etcd asks one of them, and a learner that has just started knows nothing yet.
+func (m *Member) admission(ctx context.Context, peers *Peers) (cluster string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, admissionPatience)
+	defer cancel()
+	for {
+		cluster, err = peers.Join(ctx, peers.name(), peers.Address)
+		if err != nil {
+			return "", err
+		}
+		err = m.agree(ctx, cluster)
+		if err == nil {
+			return cluster, nil
+		}
+		select {
+		case <-time.After(settlePause):
+		case <-ctx.Done():
+			return "", err
+		}
+	}
+}
+
+func (m *Member) agree(ctx context.Context, cluster string) error {
+	urls, err := types.NewURLsMap(cluster)
+	if err != nil {
+		return err
+	}
+	var others []Voter
+	for name := range urls {
+		if name != m.options.Peers.name() {
+			others = append(others, Voter{name, strings.TrimPrefix(urls[name].String(), "https://")})
+		}
+	}
+	answers, errs := m.prober.askAll(ctx, others)
+	heard := false
+	for i, a := range answers {
+		if errs[i] != nil {
+			continue
+		}
+		heard = true
+		if len(a.members) != len(urls) {
+			return yr.E("join the masters", yr.Communication, "%s knows %d masters and not yet %d", describe(others[i:i+1]), len(a.members), len(urls))
+		}
+	}
+	if !heard {
+		return yr.E("join the masters", yr.Communication, "%s cannot be reached: %v", describe(others), errors.Join(errs...))
+	}
+	return nil
 }
 
 // foundedID is the id of the cluster that these voters found together.
