@@ -118,7 +118,7 @@ func TestProgressIsToldWhenItChanges(t *testing.T) {
 func TestHowManyLossesTheMastersSurvive(t *testing.T) {
 	for n, want := range map[int]string{
 		1: "the cluster has 1 master and survives the loss of 0",
-		2: "the cluster has 2 masters and survives the loss of 0; an odd number is better: `yr masters add NODE` makes it 3",
+		2: "the cluster has 2 masters and survives the loss of 0; an odd number is better: `yr masters add` says how to make it 3",
 		3: "the cluster has 3 masters and survives the loss of 1",
 		5: "the cluster has 5 masters and survives the loss of 2",
 	} {

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"errors"
 	"io/fs"
 	"net"
@@ -68,6 +69,19 @@ func (w Where) Ask() (*client.Client, error) {
 		return nil, err
 	}
 	return client.TLS(address, token, secure), nil
+}
+
+// ClusterToken is the token of the cluster that is asked, or a word in its place
+// where this user may not read it.
+func (w Where) ClusterToken() string {
+	if w.Address != "" {
+		return cmp.Or(w.Token, "TOKEN")
+	}
+	f, err := w.Find()
+	if err != nil {
+		return "TOKEN"
+	}
+	return readToken(f)
 }
 
 // nodeAddress reads --address, HOST[:PORT]. Every node answers on its bus port.

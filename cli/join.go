@@ -21,18 +21,11 @@ import (
 // discoverTimeout is how long a master may take to say where the masters are.
 const discoverTimeout = 3 * time.Second
 
-// settings says what the node will be: a master, or a part of the cluster that it
-// joins, with the address at which that cluster can reach it.
+// settings says what the node will be: a master, a part of the cluster that it
+// joins, or both, with the address at which that cluster can reach it.
 func (opt *StartOptions) settings(ctx context.Context) (config.Settings, error) {
-	switch {
-	case opt.Temporary:
+	if opt.Temporary {
 		return opt.Config.Settings()
-	case opt.Master:
-		s, err := opt.Config.Master()
-		if err == nil {
-			err = reachable(&s, others(s.Masters, s.MasterIndex))
-		}
-		return s, err
 	}
 	if opt.MasterURL != "" {
 		masters, err := opt.discover(ctx)
@@ -41,9 +34,16 @@ func (opt *StartOptions) settings(ctx context.Context) (config.Settings, error) 
 		}
 		opt.Config = opt.Config.With(masters, "values", "join")
 	}
-	s, err := opt.Config.Agent()
+	read := opt.Config.Agent
+	if opt.Master {
+		read = opt.Config.Master
+	}
+	s, err := read()
 	if err != nil {
 		return s, err
+	}
+	if len(s.Join) == 0 {
+		return s, reachable(&s, others(s.Masters, s.MasterIndex))
 	}
 	if !s.HostIPChosen {
 		ip, err := config.RouteTo(s.Join[0])

@@ -74,6 +74,10 @@ func TestWaysToJoin(t *testing.T) {
 			require.Equal(t, []string{"127.0.0.1"}, s.Labels["HOST_IP"])
 		})
 	}
+	further := StartOptions{Master: true, Config: configured(t, `values.join="`+address+`"`)}
+	s, err := further.settings(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, "127.0.0.1", s.HostIP, "a further master is found in the same way")
 }
 
 func TestAMasterThatIsNotFound(t *testing.T) {

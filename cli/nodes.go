@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"yr/pkg/gateway/answer"
@@ -70,7 +71,7 @@ func count(n int, what string) string {
 func Leave(ctx context.Context, f *session.File, timeout time.Duration, out *Output) error {
 	if f.Mode != "agent" {
 		return yr.E("leave", yr.ParamInvalid,
-			"this node is a master, and the cluster needs it; `yr masters remove %s` makes it an ordinary node first, or `yr stop` ends it", f.Node)
+			"this node is a master, and the cluster needs it; `yr masters remove %s` takes its vote, and `yr stop` ends it then", f.Node)
 	}
 	c := client.Unix(f.APISocket)
 	defer c.Close()
@@ -100,40 +101,51 @@ func masterRow(m api.MasterView) []any {
 	return []any{m.Node, m.Address, role, m.State, m.Reason}
 }
 
-// AddMaster makes a node a master.
-func AddMaster(ctx context.Context, c *client.Client, node yr.Node, out *Output) error {
-	return mastersChanged(ctx, c, c.AddMaster(ctx, node), out, "node %s is a master", node)
-}
-
-// RemoveMaster makes a master an ordinary node, or forgets one that is gone.
-func RemoveMaster(ctx context.Context, c *client.Client, node yr.Node, out *Output) error {
-	return mastersChanged(ctx, c, c.RemoveMaster(ctx, node), out, "node %s is no master any more", node)
-}
-
-// ReplaceMaster gives the place of a master that is gone to another node.
-func ReplaceMaster(ctx context.Context, c *client.Client, gone, by yr.Node, out *Output) error {
-	return mastersChanged(ctx, c, c.ReplaceMaster(ctx, gone, by), out, "node %s is a master in place of %s", by, gone)
-}
-
-// mastersChanged says what was done, and how many losses the cluster survives now.
-func mastersChanged(ctx context.Context, c *client.Client, err error, out *Output, format string, args ...any) error {
+// AddMaster says how another machine becomes a master: by starting as one.
+func AddMaster(ctx context.Context, c *client.Client, token string, out *Output) error {
+	nodes, err := c.Nodes(ctx)
 	if err != nil {
 		return err
 	}
-	out.Printf(format+"\n", args...)
-	page, err := c.Masters(ctx)
-	if err != nil {
-		return nil //nolint:nilerr // it is done; what follows is advice
+	var masters []string
+	for _, n := range nodes {
+		if n.Master && n.State != "lost" {
+			masters = append(masters, n.Address)
+		}
 	}
-	out.Printf("%s\n", survives(page))
+	command := "yr start --master --join " + strings.Join(masters, ",") + " --token " + token
+	return out.Value(map[string]string{"command": command}, func() {
+		out.Printf("A machine becomes a master by starting as one:\n\n  %s\n\n"+
+			"Where a node runs already, `yr leave` there first. `yr masters list` shows when it votes.\n", command)
+	})
+}
+
+// RemoveMaster takes a master's vote away, whether it lives or not.
+func RemoveMaster(ctx context.Context, c *client.Client, node yr.Node, out *Output) error {
+	if err := c.RemoveMaster(ctx, node); err != nil {
+		return err
+	}
+	out.Printf("node %s is no master any more; if it lives, stop it with `yr stop` there\n", node)
+	if page, err := c.Masters(ctx); err == nil { // the rest is advice
+		out.Printf("%s\n", survives(page))
+	}
 	return nil
+}
+
+// ReplaceMaster takes the vote of a master that is gone, and says how another
+// machine takes its place.
+func ReplaceMaster(ctx context.Context, c *client.Client, gone yr.Node, token string, out *Output) error {
+	if err := RemoveMaster(ctx, c, gone, out); err != nil {
+		return err
+	}
+	return AddMaster(ctx, c, token, out)
 }
 
 func survives(page answer.Page[api.MasterView]) string {
 	n := page.Total
 	text := fmt.Sprintf("the cluster has %s and survives the loss of %d", count(n, "master"), (n-1)/2)
 	if n%2 == 0 {
-		text += fmt.Sprintf("; an odd number is better: `yr masters add NODE` makes it %d", n+1)
+		text += fmt.Sprintf("; an odd number is better: `yr masters add` says how to make it %d", n+1)
 	}
 	return text
 }

@@ -13,11 +13,11 @@ func (a *app) masters() *cobra.Command {
 		Use:   "masters",
 		Short: "List and change the masters of the cluster",
 		Long: `The masters keep the cluster's state, a majority of them at any time. Three of
-them survive the loss of one, five the loss of two. A master is a node like any
-other besides, so a new one joins first and is made a master then.`,
+them survive the loss of one, five the loss of two. A machine becomes a master by
+starting as one: yr start --master --join HOST:PORT.`,
 		Example: `  yr masters list
-  yr masters add n2           from 1 to 3: add two nodes, one after the other
-  yr masters replace n1 n4    n1 is gone for good`,
+  yr masters add              from 1 to 3: what to run on two more machines
+  yr masters replace n1       n1 is gone for good`,
 		Args: func(c *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return nil
@@ -29,31 +29,33 @@ other besides, so a new one joins first and is made a master then.`,
 	c.SuggestionsMinimumDistance = 2
 	c.AddCommand(
 		a.formatFlag(a.changeMasters("list", "List the masters", noArgs,
-			func(c *cobra.Command, at *client.Client, _ []string) error {
+			func(c *cobra.Command, at *client.Client, _ string, _ []string) error {
 				return cli.Masters(c.Context(), at, a.out)
 			})),
-		a.changeMasters("add NODE", "Make a node a master", oneArg("the name of a node that has joined"),
-			func(c *cobra.Command, at *client.Client, args []string) error {
-				return cli.AddMaster(c.Context(), at, yr.Node(args[0]), a.out)
-			}),
-		a.changeMasters("remove NODE", "Make a master an ordinary node, or forget one that is gone", oneArg("the name of a master"),
-			func(c *cobra.Command, at *client.Client, args []string) error {
+		a.formatFlag(a.changeMasters("add", "Say how a machine becomes a master", noArgs,
+			func(c *cobra.Command, at *client.Client, token string, _ []string) error {
+				return cli.AddMaster(c.Context(), at, token, a.out)
+			})),
+		a.changeMasters("remove NODE", "Take a master's vote away, whether it lives or not", oneArg("the name of a master"),
+			func(c *cobra.Command, at *client.Client, _ string, args []string) error {
 				return cli.RemoveMaster(c.Context(), at, yr.Node(args[0]), a.out)
 			}),
-		a.changeMasters("replace GONE NODE", "Give the place of a master that is gone to another node", twoArgs("the name of the master that is gone and that of a node"),
-			func(c *cobra.Command, at *client.Client, args []string) error {
-				return cli.ReplaceMaster(c.Context(), at, yr.Node(args[0]), yr.Node(args[1]), a.out)
+		a.changeMasters("replace GONE", "Take the vote of a master that is gone, and say how another takes its place", oneArg("the name of the master that is gone"),
+			func(c *cobra.Command, at *client.Client, token string, args []string) error {
+				return cli.ReplaceMaster(c.Context(), at, yr.Node(args[0]), token, a.out)
 			}),
 	)
 	return c
 }
 
-func (a *app) changeMasters(use, short string, args cobra.PositionalArgs, run func(*cobra.Command, *client.Client, []string) error) *cobra.Command {
+func (a *app) changeMasters(use, short string, args cobra.PositionalArgs,
+	run func(c *cobra.Command, at *client.Client, token string, args []string) error,
+) *cobra.Command {
 	var t target
 	return a.targetFlags(&cobra.Command{
 		Use: use, Short: short, Args: args, DisableFlagsInUseLine: true,
 		RunE: func(c *cobra.Command, args []string) error {
-			return a.ask(&t, func(at *client.Client) error { return run(c, at, args) })
+			return a.ask(&t, func(at *client.Client) error { return run(c, at, t.ClusterToken(), args) })
 		},
 	}, &t)
 }

@@ -190,15 +190,10 @@ func noArgs(c *cobra.Command, args []string) error {
 }
 
 // oneArg wants exactly one argument, which what names.
-func oneArg(what string) cobra.PositionalArgs { return args(1, "one argument", what) }
-
-// twoArgs wants exactly two.
-func twoArgs(what string) cobra.PositionalArgs { return args(2, "two arguments", what) }
-
-func args(n int, count, what string) cobra.PositionalArgs {
+func oneArg(what string) cobra.PositionalArgs {
 	return func(c *cobra.Command, args []string) error {
-		if len(args) != n {
-			return usagef("%s wants %s, %s, but got %d", c.CommandPath(), count, what, len(args))
+		if len(args) != 1 {
+			return usagef("%s wants one argument, %s, but got %d", c.CommandPath(), what, len(args))
 		}
 		return nil
 	}

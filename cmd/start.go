@@ -48,7 +48,7 @@ environment, that over the file, and that over the built-in values, which
 	flags := c.Flags()
 	flags.BoolVar(&f.master, "master", false, "be a master: the first node of a cluster, or one of --masters")
 	flags.StringVar(&f.masters, "masters", "", "the `ADDRESSES` of all masters, IP[:PORT] with commas, the same on each of them")
-	flags.StringVar(&f.join, "join", "", "join the cluster of the master at `HOST:PORT`; several with commas")
+	flags.StringVar(&f.join, "join", "", "join the cluster of the master at `HOST:PORT`, as one of its masters with --master; several with commas")
 	f.token.add(flags)
 	flags.StringVar(&f.masterAddress, "master-address", "", "join the cluster of this `URL`, http(s)://HOST:PORT")
 	flags.StringVar(&f.masterInfo, "master-info", "", "join the cluster of this master info `line`")
@@ -134,8 +134,8 @@ func (f *startFlags) consistent() error {
 		}
 	}
 	switch {
-	case f.master && ways > 0:
-		return yr.E("start", yr.ParamInvalid, "--master starts a cluster and --join, --master-address and --master-info join one; give only one of them. A node that has joined becomes a master with `yr masters add NODE`")
+	case f.master && (f.masterAddress != "" || f.masterInfo != ""), f.temporary && ways > 0:
+		return yr.E("start", yr.ParamInvalid, "--master starts a cluster, --master-address and --master-info join one; give only one of them. A further master of a cluster that runs is `yr start --master --join HOST:PORT`")
 	case ways > 1:
 		return yr.E("start", yr.ParamInvalid, "--join, --master-address and --master-info say the same thing; give only one of them")
 	case f.masters != "" && !f.master:

@@ -33,7 +33,7 @@ type Master struct {
 func (m Master) Address() string { return net.JoinHostPort(m.IP, strconv.Itoa(m.Port)) }
 
 // Master returns the settings of a node that is a master: the only one of its
-// cluster, or one of Masters.
+// cluster, one of Masters, or a further one of the cluster that it joins.
 func (c *Config) Master() (Settings, error) {
 	s, err := c.Settings()
 	if err != nil {
@@ -41,7 +41,12 @@ func (c *Config) Master() (Settings, error) {
 	}
 	r := reader{c: c}
 	masters := r.masters()
-	if !r.truth("values", "etcd", "enable_multi_master") {
+	several := r.truth("values", "etcd", "enable_multi_master")
+	if s.Join = r.named(); len(s.Join) > 0 && several {
+		return s, yr.E("configuration", yr.ParamInvalid,
+			"a master either begins a cluster with others (--masters, values.etcd.enable_multi_master) or joins one that runs (--join, values.join); give only one of them")
+	}
+	if !several {
 		// A list of one may still say on which ports its etcd is.
 		if at := slices.IndexFunc(masters, func(m Master) bool { return m.IP == s.HostIP || len(masters) == 1 }); at >= 0 {
 			s.Ports.Etcd.Number = masters[at].EtcdPort
@@ -145,28 +150,31 @@ func (c *Config) Move(s *Settings, ip string) {
 // join reads where to join: values.join, else the keys by which openYuanrong's
 // workers find their master.
 func (r *reader) join() []string {
-	var list []string
-	add := func(address string) {
-		if !slices.Contains(list, address) {
-			list = append(list, address)
-		}
-	}
-	for _, text := range r.texts("values", "join") {
-		address, err := ParseMaster(text)
-		if err != nil {
-			r.fail(err)
-			continue
-		}
-		add(address)
-	}
+	list := r.named()
 	if len(list) > 0 || r.err != nil {
 		return list
 	}
 	if ip := r.text("values", "function_master", "ip"); ip != "" {
-		add(net.JoinHostPort(ip, strconv.Itoa(r.port("values", "function_master", "global_scheduler_port").Number)))
+		list = append(list, net.JoinHostPort(ip, strconv.Itoa(r.port("values", "function_master", "global_scheduler_port").Number)))
 	}
 	for _, m := range r.masters() {
-		add(m.Address())
+		if !slices.Contains(list, m.Address()) {
+			list = append(list, m.Address())
+		}
+	}
+	return list
+}
+
+// named reads values.join.
+func (r *reader) named() []string {
+	var list []string
+	for _, text := range r.texts("values", "join") {
+		address, err := ParseMaster(text)
+		if err != nil {
+			r.fail(err)
+		} else if !slices.Contains(list, address) {
+			list = append(list, address)
+		}
 	}
 	return list
 }

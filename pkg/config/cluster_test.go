@@ -138,6 +138,19 @@ func TestMastersThatCannotBe(t *testing.T) {
 	}
 }
 
+func TestAMasterMayJoin(t *testing.T) {
+	s, err := load(t, Sources{Set: []string{`values.join="10.0.0.1"`}}).Master()
+	require.NoError(t, err)
+	require.Equal(t, []string{"10.0.0.1:22770"}, s.Join)
+	s, err = load(t, Sources{Set: []string{`values.function_master.ip="10.0.0.9"`}}).Master()
+	require.NoError(t, err)
+	require.Empty(t, s.Join, "its own address, in a file that all nodes have")
+	_, err = load(t, Sources{Set: []string{`values.join="10.0.0.1"`, "values.etcd.enable_multi_master=true", threeMasters}}).Master()
+	require.ErrorContains(t, err, "give only one of them")
+	_, err = load(t, Sources{Set: []string{`values.join="http://x"`}}).Master()
+	require.Equal(t, yr.ParamInvalid, yr.CodeOf(err))
+}
+
 func TestOneMaster(t *testing.T) {
 	s, err := load(t, Sources{}).Master()
 	require.NoError(t, err)

@@ -30,7 +30,7 @@ type Settings struct {
 	Fsync         bool   // etcd waits for the disk
 	TablePrefix   string // before every key in etcd
 
-	Join        []string // masters' host:port, of the cluster that an agent joins
+	Join        []string // masters' host:port, of the cluster that this node joins
 	Masters     []Master // of a master that is one of several; nil: the only one
 	MasterIndex int      // which of them this node is
 

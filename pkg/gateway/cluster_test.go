@@ -66,14 +66,8 @@ func (m *members) Drain(ctx context.Context, node yr.Node, timeout time.Duration
 
 func (m *members) Evict(_ context.Context, node yr.Node) error { return m.note("evict", string(node)) }
 func (m *members) Leave(context.Context) error                 { return m.note("leave") }
-func (m *members) AddMaster(_ context.Context, node yr.Node) error {
-	return m.note("add", string(node))
-}
 func (m *members) RemoveMaster(_ context.Context, node yr.Node) error {
 	return m.note("remove", string(node))
-}
-func (m *members) ReplaceMaster(_ context.Context, gone, by yr.Node) error {
-	return m.note("replace", string(gone), "by", string(by))
 }
 func (m *members) Backup(_ context.Context, w io.Writer) error { return m.backup(w) }
 func (m *members) Masters(context.Context) ([]api.MasterView, error) {
@@ -167,6 +161,7 @@ func TestListsShowTheWholeClusterFromAnyNode(t *testing.T) {
 }
 
 func TestNodesThatDoNotAnswerAreNamed(t *testing.T) {
+	t.Parallel()
 	nodes, m := several(t)
 	dead, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -296,6 +291,7 @@ func TestLogsOfOtherNodes(t *testing.T) {
 }
 
 func TestDrainTellsWhatStillRuns(t *testing.T) {
+	t.Parallel()
 	nodes, m := several(t)
 	nodes[1].source.set([]yr.InstanceView{{ID: born(1, 1), Class: "C", PID: 5}, {ID: born(1, 2), Class: "C"}})
 	nodes[1].source.calls = []yr.CallView{{ID: born(1, 3)}, {ID: born(1, 4)}}
@@ -380,12 +376,9 @@ func TestMastersAndBackupsAreTheLeadersBusiness(t *testing.T) {
 	page, err := n.unix.Masters(ctx)
 	require.NoError(t, err)
 	require.Equal(t, []api.MasterView{{Node: "n1", Leader: true, State: "ready"}}, page.Items)
-	require.NoError(t, n.unix.AddMaster(ctx, "n3"))
 	require.NoError(t, n.unix.RemoveMaster(ctx, "n2"))
-	require.NoError(t, n.unix.ReplaceMaster(ctx, "n2", "n3"))
-	require.Equal(t, yr.ParamInvalid, yr.CodeOf(n.unix.ReplaceMaster(ctx, "n2", "")))
 	require.NoError(t, n.unix.Leave(ctx))
-	require.Equal(t, []string{"add n3", "remove n2", "replace n2 by n3", "leave"}, m.done())
+	require.Equal(t, []string{"remove n2", "leave"}, m.done())
 
 	whole := bytes.Repeat([]byte("state"), 1<<20)
 	for name, row := range map[string]struct {

@@ -50,8 +50,8 @@ func (n *node) Instances() []yr.InstanceView {
 	defer n.mu.Unlock()
 	return n.instances
 }
-func (n *node) Calls() []yr.CallView         { return n.calls }
-func (n *node) Objects() []yr.ObjectView     { return n.objects }
+func (n *node) Calls() []yr.CallView     { return n.calls }
+func (n *node) Objects() []yr.ObjectView { return n.objects }
 func (n *node) Counters() map[string]uint64 {
 	return map[string]uint64{"calls_total": 3, "sessions": 1}
 }
@@ -386,7 +386,7 @@ func TestWhatIsNotOffered(t *testing.T) {
 	_, err := f.unix.Config(t.Context())
 	require.ErrorContains(t, err, "yr config dump")
 	for _, path := range []string{"/global-scheduler/node/localschedulingstatus?node_id=n1", "/global-scheduler/evictagent",
-		"/yr/v1/nodes/n1/cordon", "/yr/v1/nodes/n1/drain", "/yr/v1/nodes/n1/evict", "/yr/v1/leave", "/yr/v1/masters/n1"} {
+		"/yr/v1/nodes/n1/cordon", "/yr/v1/nodes/n1/drain", "/yr/v1/nodes/n1/evict", "/yr/v1/leave"} {
 		resp, body := f.get(t, "POST", path, "Authorization", "Bearer "+token)
 		require.Equal(t, 501, resp.StatusCode, path)
 		require.Contains(t, body, "of its own", path)

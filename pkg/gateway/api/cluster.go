@@ -32,14 +32,10 @@ type Cluster interface {
 
 	// The rest is called on the leader only.
 
-	// Masters lists the masters.
+	// Masters lists the masters. One is added by starting it.
 	Masters(ctx context.Context) ([]MasterView, error)
-	// AddMaster makes a node a master, and returns when it votes.
-	AddMaster(ctx context.Context, node yr.Node) error
-	// RemoveMaster ends a node's mastership; a dead one is forgotten.
+	// RemoveMaster takes a master's vote away, whether it lives or not.
 	RemoveMaster(ctx context.Context, node yr.Node) error
-	// ReplaceMaster makes another node a master in place of one that is gone.
-	ReplaceMaster(ctx context.Context, gone, by yr.Node) error
 	// Backup writes the durable state of the cluster.
 	Backup(ctx context.Context, w io.Writer) error
 }
@@ -67,9 +63,7 @@ func (a *API) registerCluster(mux *http.ServeMux) {
 	mux.HandleFunc("POST /yr/v1/nodes/{node}/evict", a.several(a.evict))
 	mux.HandleFunc("POST /yr/v1/leave", a.several(a.leave))
 	mux.HandleFunc("GET /yr/v1/masters", a.atLeader(a.masters))
-	mux.HandleFunc("POST /yr/v1/masters/{node}", a.atLeader(a.addMaster))
 	mux.HandleFunc("DELETE /yr/v1/masters/{node}", a.atLeader(a.removeMaster))
-	mux.HandleFunc("PUT /yr/v1/masters/{node}", a.atLeader(a.replaceMaster))
 	mux.HandleFunc("GET /yr/v1/backup", a.atLeader(a.backup))
 }
 
@@ -157,22 +151,8 @@ func (a *API) masters(w http.ResponseWriter, r *http.Request) {
 	page(w, r, masters)
 }
 
-func (a *API) addMaster(w http.ResponseWriter, r *http.Request) {
-	a.done(w, a.options.Cluster.AddMaster(r.Context(), yr.Node(r.PathValue("node"))))
-}
-
 func (a *API) removeMaster(w http.ResponseWriter, r *http.Request) {
 	a.done(w, a.options.Cluster.RemoveMaster(r.Context(), yr.Node(r.PathValue("node"))))
-}
-
-// replaceMaster needs ?by=, the node that takes the place.
-func (a *API) replaceMaster(w http.ResponseWriter, r *http.Request) {
-	by := yr.Node(r.URL.Query().Get("by"))
-	if by == "" {
-		answer.Fail(w, yr.E("replace master", yr.ParamInvalid, "say which node takes its place: ?by=NODE"))
-		return
-	}
-	a.done(w, a.options.Cluster.ReplaceMaster(r.Context(), yr.Node(r.PathValue("node")), by))
 }
 
 func (a *API) done(w http.ResponseWriter, err error) {

@@ -14,8 +14,8 @@ import (
 	"yr/pkg/yr"
 )
 
-// mastersTimeout bounds a change of the masters: a new one copies the state first.
-const mastersTimeout = 2 * time.Minute
+// mastersTimeout bounds a change of the masters, who may be electing a leader.
+const mastersTimeout = time.Minute
 
 // SetCordoned stops or resumes placing new work on a node.
 func (c *Client) SetCordoned(ctx context.Context, node yr.Node, cordoned bool) error {
@@ -73,25 +73,11 @@ func (c *Client) Masters(ctx context.Context) (page answer.Page[api.MasterView],
 	return page, c.at.Get(ctx, "/yr/v1/masters", nil, &page)
 }
 
-// AddMaster makes a node a master.
-func (c *Client) AddMaster(ctx context.Context, node yr.Node) error {
-	return c.changeMasters(ctx, http.MethodPost, node, nil)
-}
-
-// RemoveMaster ends a node's mastership.
+// RemoveMaster takes a master's vote away, whether it lives or not.
 func (c *Client) RemoveMaster(ctx context.Context, node yr.Node) error {
-	return c.changeMasters(ctx, http.MethodDelete, node, nil)
-}
-
-// ReplaceMaster makes another node a master in place of one that is gone.
-func (c *Client) ReplaceMaster(ctx context.Context, gone, by yr.Node) error {
-	return c.changeMasters(ctx, http.MethodPut, gone, url.Values{"by": {string(by)}})
-}
-
-func (c *Client) changeMasters(ctx context.Context, method string, node yr.Node, q url.Values) error {
 	ctx, cancel := context.WithTimeout(ctx, mastersTimeout)
 	defer cancel()
-	return c.at.Do(ctx, method, ofNode("masters", node), q, nil)
+	return c.at.Do(ctx, http.MethodDelete, ofNode("masters", node), nil, nil)
 }
 
 // Backup copies the durable state of the cluster to w. What is written when it
