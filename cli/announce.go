@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -146,6 +147,9 @@ func Block(s *Started, signals <-chan os.Signal, out *Output) (status int, err e
 		}
 	case sig := <-signals:
 		if sig == unix.SIGTERM {
+			if s.Session.Mode == "agent" {
+				sayGoodbye(context.Background(), s.Session, out)
+			}
 			s.Stop()
 			break
 		}
