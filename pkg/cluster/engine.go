@@ -44,7 +44,7 @@ const (
 )
 
 // settlePause is between attempts at what the others must agree to.
-const settlePause = 200 * time.Millisecond
+const settlePause = 100 * time.Millisecond
 
 var shrinkWAL = sync.OnceFunc(func() { wal.SegmentSizeBytes = walSegmentBytes })
 
@@ -214,17 +214,20 @@ func (e *engine) config() (*embed.Config, error) {
 // it came as a learner, a voter. It ends with the engine.
 func (e *engine) settle() {
 	m, server := e.member, e.etcd.Server
-	select {
-	case <-server.ReadyNotify():
-	case <-server.StopNotify():
-		e.stopped()
-		return
-	case <-e.life.Done():
-		return
-	}
-	if e.plan.several && !e.try("announce the peer address", e.announce) {
-		e.stopped()
-		return
+	if e.plan.several {
+		if !e.try("find a majority", e.answers) || !e.try("announce the peer address", e.announce) {
+			e.stopped()
+			return
+		}
+	} else {
+		select {
+		case <-server.ReadyNotify():
+		case <-server.StopNotify():
+			e.stopped()
+			return
+		case <-e.life.Done():
+			return
+		}
 	}
 	close(e.ready)
 	m.readyOnce.Do(func() { close(m.ready) })
@@ -276,6 +279,18 @@ func (e *engine) stopped() {
 	}
 }
 
+// answers reports whether a majority answers. etcd's own ReadyNotify waits, after
+// that, for its name to be known: for 7 s, if the first attempt is lost.
+func (e *engine) answers(ctx context.Context) (bool, error) {
+	if e.etcd.Server.Leader() == 0 {
+		return false, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	_, err := e.client.Get(ctx, "\x00")
+	return err == nil, nil // not yet is no error: requests that wait say who is missing
+}
+
 // announce corrects the address under which the cluster knows this member: a
 // master that was alone had none, and one that has moved has another.
 func (e *engine) announce(ctx context.Context) (bool, error) {
@@ -292,19 +307,20 @@ func (e *engine) announce(ctx context.Context) (bool, error) {
 // even number of voters survives no more losses than one less. So the second
 // master waits, learning, until the third has started too.
 func (e *engine) promoteSelf(ctx context.Context) (bool, error) {
-	voters, learners := 0, 0
-	for _, member := range e.members() {
-		if !member.IsLearner {
-			voters++
-		} else if member.IsStarted() {
-			learners++
-		}
-	}
 	self := e.self()
 	if self == nil || !self.IsLearner {
 		return true, nil
 	}
-	if voters%2 != 0 && learners < 2 {
+	voters := 0
+	var learners []Voter // besides this one
+	for _, member := range e.members() {
+		if !member.IsLearner {
+			voters++
+		} else if member.ID != self.ID {
+			learners = append(learners, Voter{member.Name, addressOf(member)})
+		}
+	}
+	if voters%2 != 0 && !e.member.prober.anyAnswers(ctx, learners) {
 		return false, nil
 	}
 	_, err := e.client.MemberPromote(ctx, uint64(self.ID))

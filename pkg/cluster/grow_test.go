@@ -39,7 +39,7 @@ func (m *masters) waitVoters(by, n int) []cluster.MemberView {
 		views, err = m.live[by].Members(m.t.Context())
 		require.NoError(m.t, err)
 		for _, v := range views {
-			if v.Learner || !v.Started || !v.Healthy {
+			if v.Learner || !v.Healthy {
 				return false
 			}
 		}
@@ -69,10 +69,7 @@ func TestGrowingFromOneToThree(t *testing.T) {
 
 	m.open(2, m.joining(2, 1)) // any member lets it in
 	m.ready(2)
-	views = m.waitVoters(0, 3)
-	for i, v := range views {
-		require.Contains(t, []string{"etcd0", "etcd1", "etcd2"}, v.Name, "%d", i)
-	}
+	m.waitVoters(0, 3)
 
 	// Now any one can be lost, the first too, and a restart needs neither Join nor Voters.
 	m.kill(0)

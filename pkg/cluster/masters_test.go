@@ -17,7 +17,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/rs/zerolog"
 	"github.com/stretchr/testify/require"
 
 	"yr/pkg/cluster"
@@ -102,7 +101,7 @@ func newMasters(t *testing.T, n int) *masters {
 func (m *masters) options(i int) cluster.MemberOptions {
 	return cluster.MemberOptions{Dir: m.dirs[i], Peers: &cluster.Peers{
 		Name: m.voters[i].Name, Address: m.voters[i].Address, TLS: m.files, Voters: m.voters,
-	}, Log: zerolog.New(zerolog.NewTestWriter(m.t)).Level(zerolog.Disabled)}
+	}}
 }
 
 func (m *masters) open(i int, o cluster.MemberOptions) *cluster.Member {

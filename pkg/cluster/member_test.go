@@ -3,6 +3,7 @@ package cluster_test
 import (
 	"bytes"
 	"context"
+	"flag"
 	"fmt"
 	"net"
 	"os"
@@ -33,6 +34,8 @@ func TestMain(m *testing.M) {
 	// behind; the daemon exits then. TestStateSurvivesARestart looks for leaks of
 	// the ordinary life. Connections between masters end 5 s after they were last
 	// used.
+	flag.Parse()
+	_ = flag.Set("test.parallel", "8") // masters mostly wait for each other
 	code := m.Run()
 	var leaked error
 	for deadline := time.Now().Add(10 * time.Second); code == 0 && time.Now().Before(deadline); {

@@ -22,7 +22,7 @@ type MemberView struct {
 	Self    bool   `json:"self,omitempty"`
 	Leader  bool   `json:"leader,omitempty"`
 	Learner bool   `json:"learner,omitempty"` // catches up and does not vote yet
-	Started bool   `json:"started"`           // false: admitted, but not seen yet
+	Started bool   `json:"started"`           // false: admitted, and has not told its name yet
 	Healthy bool   `json:"healthy"`           // answers
 	Problem string `json:"problem,omitempty"` // why not Healthy
 }

@@ -244,6 +244,17 @@ func (p *prober) askAll(ctx context.Context, voters []Voter) (answers []answer, 
 	return answers, errs
 }
 
+// anyAnswers reports whether one of these masters lives.
+func (p *prober) anyAnswers(ctx context.Context, voters []Voter) bool {
+	_, errs := p.askAll(ctx, voters)
+	for _, err := range errs {
+		if err == nil {
+			return true
+		}
+	}
+	return false
+}
+
 // survey finds out who is missing, unless that is known since a moment.
 func (p *prober) survey(ctx context.Context, voters []Voter) {
 	p.mu.Lock()
