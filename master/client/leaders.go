@@ -16,7 +16,9 @@ import (
 	"github.com/rs/zerolog"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
 
 	"yr/master/internal/codec"
 	"yr/master/masterpb"
@@ -53,8 +55,9 @@ type leaders struct {
 	closed    bool
 	masters   []string // in the order of asking
 	conns     map[string]*conn
-	current   string // the leader's address; "" while unknown
-	epoch     uint64 // of the newest leader that anybody named
+	failures  map[string]error // why the last dial of an address failed; none if it did not
+	current   string           // the leader's address; "" while unknown
+	epoch     uint64           // of the newest leader that anybody named
 	searching bool
 	changed   chan struct{} // closed when current changes
 }
@@ -62,14 +65,13 @@ type leaders struct {
 // conn is the way to one master.
 type conn struct {
 	grpc *grpc.ClientConn
-	mute int   // searches in a row without an answer
-	err  error // why the last dial failed, nil if it did not
+	mute int // searches in a row that it did not answer in time
 }
 
 func newLeaders(seeds []string, dial func(context.Context, string) (net.Conn, error), log zerolog.Logger) *leaders {
 	return &leaders{
 		seeds: seeds, dial: dial, log: log,
-		masters: slices.Clone(seeds), conns: make(map[string]*conn), changed: make(chan struct{}),
+		masters: slices.Clone(seeds), conns: make(map[string]*conn), failures: make(map[string]error), changed: make(chan struct{}),
 	}
 }
 
@@ -216,6 +218,7 @@ func (l *leaders) learn(addresses []string) {
 		if !slices.Contains(l.masters, address) && address != l.current {
 			_ = c.grpc.Close()
 			delete(l.conns, address)
+			delete(l.failures, address)
 		}
 	}
 }
@@ -303,8 +306,10 @@ func (l *leaders) inquire(ctx context.Context, address string) bool {
 	answer, err := stub.Masters(ctx, &masterpb.MastersRequest{})
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if err != nil {
+	if status.Code(err) == codes.DeadlineExceeded {
 		l.unheard(address)
+	}
+	if err != nil {
 		return false
 	}
 	if c := l.conns[address]; c != nil {
@@ -324,7 +329,7 @@ func (l *leaders) inquire(ctx context.Context, address string) bool {
 	return true
 }
 
-// unheard counts a search without an answer; mu is held.
+// unheard counts a search that was not answered in time; mu is held.
 func (l *leaders) unheard(address string) {
 	c := l.conns[address]
 	if c == nil || l.life.Err() != nil {
@@ -364,8 +369,10 @@ func (l *leaders) connect(address string) (*conn, error) {
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
 			nc, err := l.dial(ctx, address)
 			l.mu.Lock()
-			c.err = err
-			l.mu.Unlock()
+			defer l.mu.Unlock()
+			if delete(l.failures, address); err != nil {
+				l.failures[address] = err
+			}
 			return nc, err
 		}),
 		grpc.WithIdleTimeout(0),
@@ -381,10 +388,10 @@ func (l *leaders) connect(address string) (*conn, error) {
 func (l *leaders) hopeless() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for _, c := range l.conns {
-		switch yr.CodeOf(c.err) {
+	for _, err := range l.failures {
+		switch yr.CodeOf(err) {
 		case yr.Unauthorized, yr.VersionMismatch:
-			return c.err
+			return err
 		}
 	}
 	return nil
@@ -396,14 +403,14 @@ func (l *leaders) state() string {
 	defer l.mu.Unlock()
 	parts := make([]string, 0, len(l.masters))
 	for _, address := range l.masters {
-		c := l.conns[address]
+		c, failure := l.conns[address], l.failures[address]
 		switch {
+		case failure != nil:
+			parts = append(parts, fmt.Sprintf("%s: %v", address, failure))
 		case address == l.current:
 			parts = append(parts, address+" leads and is silent")
-		case c == nil:
+		case c == nil || c.mute > 0:
 			parts = append(parts, address+" is silent")
-		case c.err != nil:
-			parts = append(parts, fmt.Sprintf("%s: %v", address, c.err))
 		default:
 			parts = append(parts, address+" knows no leader")
 		}

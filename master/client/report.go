@@ -126,7 +126,7 @@ func (c *Client) absorb(answer *masterpb.ReportResponse) {
 			c.events.add(func() { f(node, incarnation) })
 		}
 	}
-	v.deaths = answer.GetDeaths()
+	v.deaths, v.living = answer.GetDeaths(), int(answer.GetNodes())
 	if answer.GetSampled() {
 		v.sample = make([]master.Neighbour, 0, len(answer.GetSample()))
 		for _, raw := range answer.GetSample() {

@@ -18,6 +18,7 @@ const maxBuried = 4096
 type view struct {
 	deaths int64 // revision of the registry up to which deaths are known
 
+	living int // nodes of the cluster, this one too
 	sample []master.Neighbour
 	nodes  map[yr.Node]master.Neighbour // all that were ever named here and live
 	tags   map[yr.Tag]yr.Node
@@ -109,4 +110,11 @@ func (c *Client) Node(id yr.Node) (master.Neighbour, bool) {
 	defer c.mu.Unlock()
 	n, ok := c.view.nodes[id]
 	return n, ok
+}
+
+// Others is how many other nodes the cluster had at the last report.
+func (c *Client) Others() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return max(c.view.living-1, 0)
 }

@@ -816,6 +816,7 @@ type ReportResponse struct {
 	Sample        [][]byte               `protobuf:"bytes,8,rep,name=sample,proto3" json:"sample,omitempty"`    // each an encoded Neighbour: the leader encodes a node once, not once for each reader
 	Masters       []string               `protobuf:"bytes,9,rep,name=masters,proto3" json:"masters,omitempty"`
 	Draining      *Draining              `protobuf:"bytes,10,opt,name=draining,proto3" json:"draining,omitempty"`
+	Nodes         uint32                 `protobuf:"varint,11,opt,name=nodes,proto3" json:"nodes,omitempty"` // how many live
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -918,6 +919,13 @@ func (x *ReportResponse) GetDraining() *Draining {
 		return x.Draining
 	}
 	return nil
+}
+
+func (x *ReportResponse) GetNodes() uint32 {
+	if x != nil {
+		return x.Nodes
+	}
+	return 0
 }
 
 type Incarnation struct {
@@ -2533,7 +2541,7 @@ const file_master_master_proto_rawDesc = "" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12 \n" +
 	"\vincarnation\x18\x03 \x01(\x04R\vincarnation\x12\x16\n" +
 	"\x06deaths\x18\x04 \x01(\x03R\x06deaths\x12#\n" +
-	"\x04load\x18\x05 \x01(\v2\x0f.yr.master.LoadR\x04load\"\xbd\x02\n" +
+	"\x04load\x18\x05 \x01(\v2\x0f.yr.master.LoadR\x04load\"\xd3\x02\n" +
 	"\x0eReportResponse\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x16\n" +
 	"\x06fenced\x18\x02 \x01(\bR\x06fenced\x12\x16\n" +
@@ -2545,7 +2553,8 @@ const file_master_master_proto_rawDesc = "" +
 	"\x06sample\x18\b \x03(\fR\x06sample\x12\x18\n" +
 	"\amasters\x18\t \x03(\tR\amasters\x12/\n" +
 	"\bdraining\x18\n" +
-	" \x01(\v2\x13.yr.master.DrainingR\bdraining\"C\n" +
+	" \x01(\v2\x13.yr.master.DrainingR\bdraining\x12\x14\n" +
+	"\x05nodes\x18\v \x01(\rR\x05nodes\"C\n" +
 	"\vIncarnation\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12 \n" +
 	"\vincarnation\x18\x02 \x01(\x04R\vincarnation\"5\n" +

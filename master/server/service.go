@@ -124,22 +124,26 @@ func (s *Server) Report(_ context.Context, q *masterpb.ReportRequest) (*masterpb
 		}
 		id, now := yr.Node(q.GetNode()), time.Now()
 		s.mu.Lock()
-		defer s.mu.Unlock()
-		switch s.table.Report(now, id, q.GetIncarnation(), load) {
+		standing := s.table.Report(now, id, q.GetIncarnation(), load)
+		var answer table.Answer
+		if standing == table.Accepted {
+			answer = s.table.Answer(now, id, q.GetDeaths())
+		}
+		s.mu.Unlock()
+		switch standing {
 		case table.Dead:
 			return &masterpb.ReportResponse{Epoch: r.epoch, Fenced: true}, nil
 		case table.Dying:
 			return nil, yr.E("report", yr.Communication, "node %q was silent for %v and is being declared dead", id, master.Silence)
-		default:
-			return s.encode(r, s.table.Answer(now, id, q.GetDeaths())), nil
 		}
+		return s.encode(r, answer), nil
 	})
 }
 
 func (s *Server) encode(r *reign, a table.Answer) *masterpb.ReportResponse {
 	p := &masterpb.ReportResponse{
 		Epoch: r.epoch, Deaths: a.Deaths, All: a.All, Dead: incarnations(a.Dead), Live: incarnations(a.Live),
-		Sampled: a.Sampled, Sample: a.Sample,
+		Sampled: a.Sampled, Sample: a.Sample, Nodes: uint32(a.Nodes), //nolint:gosec // a length
 	}
 	if a.Sampled {
 		p.Masters = s.options.Masters()

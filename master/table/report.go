@@ -42,7 +42,8 @@ func (t *Table) Report(now time.Time, id yr.Node, incarnation uint64, load maste
 		return now.Sub(p.at) >= HoldFor || slices.Contains(load.Taken, p.id)
 	})
 	load.Taken = nil
-	n.heard, n.reported, n.load = now, true, load
+	// Before its agent is open a node has nothing to offer, and has not said what it has.
+	n.heard, n.reported, n.load = now, n.reported || len(load.Available) > 0, load
 	n.drain.empty = n.drain.told && load.Empty
 
 	s := &t.state.Nodes[n.index]
@@ -127,6 +128,7 @@ type Answer struct {
 	Sample  [][]byte // encoded neighbours
 
 	Drain master.Drain
+	Nodes int // how many live
 }
 
 // Incarnation is one life of a node.
@@ -138,7 +140,7 @@ type Incarnation struct {
 // Answer makes the answer to a report that was Accepted. since is Answer.Deaths of
 // the last one that the node got, 0 for a node that knows nothing.
 func (t *Table) Answer(now time.Time, id yr.Node, since int64) Answer {
-	a := Answer{Deaths: t.revision}
+	a := Answer{Deaths: t.revision, Nodes: len(t.live)}
 	if since == 0 || since < t.forgotten || since > t.revision { // the last: the registry was restored
 		a.All, a.Live = true, t.living()
 	} else {
