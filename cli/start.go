@@ -80,6 +80,9 @@ func Start(ctx context.Context, opt StartOptions, out *Output) (*Started, error)
 		undo()
 		return nil, err
 	}
+	if others := others(settings.Masters, settings.MasterIndex); len(others) > 0 {
+		out.Printf("Waiting for a majority of the masters; run the same command on %s\n", strings.Join(others, ", "))
+	}
 	greeting, err := s.await(ctx, starter)
 	if err != nil {
 		s.Stop()

@@ -189,7 +189,7 @@ func ParseMaster(text string) (string, error) {
 		}
 	}
 	n, perr := strconv.Atoi(port)
-	if host == "" || strings.ContainsAny(host, "/ ") || perr != nil || n < 1 || n > 65535 {
+	if host == "" || strings.ContainsAny(host, "/ []%") || perr != nil || n < 1 || n > 65535 {
 		return "", yr.E("configuration", yr.ParamInvalid,
 			"%.80q is not the address of a master; give HOST:PORT, as in --join 10.0.0.1:%d, or a URL with --master-address", text, DefaultMasterPort)
 	}

@@ -91,7 +91,7 @@ func several(t *testing.T) ([]*fixture, *members) {
 			o.Cluster = m
 			source := o.Source.(*node)
 			source.view.ID, source.view.Master, source.view.Leader = name, i == 0, i == 0
-			source.view.Tag = strings.Repeat(string(rune('a'+i)), yr.TagLen)
+			source.view.Tag = strings.Repeat("abc"[i:i+1], yr.TagLen)
 			if i > 0 {
 				o.MasterAddress = ""
 			}
@@ -105,7 +105,7 @@ func several(t *testing.T) ([]*fixture, *members) {
 
 // born is an ID of node i, counted from 0.
 func born(i int, n uint64) yr.ID {
-	return yr.Prefix([]byte(strings.Repeat(string(rune('a'+i)), yr.PrefixLen))).ID(n)
+	return yr.Prefix([]byte(strings.Repeat("abc"[i:i+1], yr.PrefixLen))).ID(n)
 }
 
 func TestListsShowTheWholeClusterFromAnyNode(t *testing.T) {

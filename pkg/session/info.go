@@ -78,7 +78,7 @@ func ParseLine(line string) ([]string, error) {
 		}
 	}
 	port := keys["global_scheduler_port"]
-	if _, err := strconv.ParseUint(port, 10, 16); err != nil || keys["master_ip"] == "" {
+	if port == "" || keys["master_ip"] == "" {
 		return nil, yr.E("read --master-info", yr.ParamInvalid,
 			"%.120q is not the line of a master; it holds master_ip and global_scheduler_port, and lies in %s on the master's machine", line, MasterInfo)
 	}
@@ -87,7 +87,11 @@ func ParseLine(line string) ([]string, error) {
 		if ip == "" {
 			continue
 		}
-		if address := net.JoinHostPort(ip, port); !slices.Contains(join, address) {
+		address, err := config.ParseMaster(net.JoinHostPort(ip, port))
+		if err != nil {
+			return nil, err
+		}
+		if !slices.Contains(join, address) {
 			join = append(join, address)
 		}
 	}

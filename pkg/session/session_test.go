@@ -2,6 +2,7 @@ package session
 
 import (
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -134,6 +135,26 @@ func TestLinesThatAreNone(t *testing.T) {
 		_, err := ParseLine(line)
 		require.Equal(t, yr.ParamInvalid, yr.CodeOf(err), line)
 	}
+}
+
+// Whatever somebody pastes after --master-info is read or refused, and what is
+// read are addresses.
+func FuzzParseLine(f *testing.F) {
+	f.Add(Info{LocalIP: "1.1.1.1", MasterIP: "2.2.2.2", Ports: config.Ports{Master: config.Port{Number: 1}}}.Line())
+	f.Add("master_ip:1,global_scheduler_port:65536,etcd_addr_list:;;a,")
+	f.Add("master_ip::,global_scheduler_port:7,")
+	f.Fuzz(func(t *testing.T, line string) {
+		join, err := ParseLine(line)
+		if err != nil {
+			require.Equal(t, yr.ParamInvalid, yr.CodeOf(err))
+			return
+		}
+		for _, address := range join {
+			_, port, err := net.SplitHostPort(address)
+			require.NoError(t, err, address)
+			require.NotEmpty(t, port)
+		}
+	})
 }
 
 func TestAFileTellsWhetherItsDaemonLives(t *testing.T) {
