@@ -226,7 +226,7 @@ func recode(t *testing.T, frame []byte) ([]byte, bool) {
 		id, _, err := DecodeObject(body, &v)
 		require.NoError(t, err)
 		return AppendObject(nil, h.Type, h.Flags, id, &v), true
-	case Retain, Release, Get:
+	case Retain, Release, Get, Evict, Evicted:
 		p, err := DecodeIDs(body)
 		require.NoError(t, err)
 		list := make([]yr.ID, p.Len())

@@ -336,7 +336,7 @@ def test_a_session_resumes_and_its_calls_end(runtime, echo, peer, agent, held):
     again = agent.until(lambda: len(agent.peers) == 2 and agent.peers[1])
     waiting.join(10)
     assert outcome == ["again"]
-    assert again.hello["resume_token"] == f"resume-{again.hello['prefix']}"
+    assert again.hello["resume_token"] == f"resume-{peer.hello['prefix']}"
     assert again.hello["job"] == "job-00000001"
     agent.until(lambda: again.of(wire.ANNOUNCED))
     kinds = [(kind, flags) for kind, flags, _, _ in again.frames]

@@ -51,8 +51,8 @@ def reencode(frame: bytes) -> bytes:
         head = wire.HEADER.pack(end, kind, flags, 0, corr)
         id, value, contains = wire.decode_object(body, 0, end)
         return head + id + wire.encode_value(value, contains)
-    if kind in (wire.RETAIN, wire.RELEASE, wire.GET):
-        return wire.ids_frame(kind, wire.decode_ids(body, 0, end))
+    if kind in (wire.RETAIN, wire.RELEASE, wire.GET, wire.EVICT, wire.EVICTED):
+        return wire.ids_frame(kind, wire.decode_ids(body, 0, end), corr)
     if kind == wire.FREED:
         return wire.freed(wire.decode_freed(body, 0, end))
     return frame

@@ -85,6 +85,9 @@ def frames() -> list:
         ("pong", wire.frame(wire.PONG, b"", 12)),
         ("goodbye", wire.frame(wire.GOODBYE, b"", 13)),
         ("announced", wire.frame(wire.ANNOUNCED)),
+        ("evict", wire.ids_frame(wire.EVICT, [A, B], 5)),
+        ("evicted", wire.ids_frame(wire.EVICTED, [B], 5)),
+        ("evicted nothing", wire.ids_frame(wire.EVICTED, [], 6)),
     ]
 
 
@@ -103,7 +106,8 @@ def messages() -> list:
     }
     return [
         ("hello", wire.HELLO, control.HELLO, {"role": 1, "prefix": "012345678", "language": "python", "pid": 4242,
-                                              "max_workers": -1, "code_paths": ["/a", "/b"], "env_vars": {"K": "V"}}),
+                                              "max_workers": -1, "code_paths": ["/a", "/b"], "env_vars": {"K": "V"},
+                                              "evicts": True}),
         ("hello of a resuming worker", wire.HELLO, control.HELLO,
          {"role": 2, "resume_token": "t", "worker_id": A, "has_progress_page": True,
           "worker": {"assignment": b"\x01", "running": [A, B], "last_delivery": BIG, "instance_state": 3},
@@ -157,7 +161,7 @@ def fields_of(kind: int, body: bytes) -> dict:
     if kind in (wire.PUT, wire.OBJECT):
         id, value, contains = wire.decode_object(body, 0, end)
         return {"id": id.decode(), "value": value_fields(value, contains)}
-    if kind in (wire.RETAIN, wire.RELEASE, wire.GET):
+    if kind in (wire.RETAIN, wire.RELEASE, wire.GET, wire.EVICT, wire.EVICTED):
         return {"ids": [i.decode() for i in wire.decode_ids(body, 0, end)]}
     if kind == wire.FREED:
         return {"places": [p._asdict() for p in wire.decode_freed(body, 0, end)]}

@@ -69,6 +69,7 @@ HELLO: dict = {
     20: ("worker", WORKER_STATE),
     21: ("env_vars", ("map", "s")),
     22: ("leases", [LEASE]),
+    23: ("evicts", "b"),
 }
 WELCOME: dict = {
     1: ("version", "u"),

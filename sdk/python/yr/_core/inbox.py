@@ -41,6 +41,7 @@ class Inbox:
                 wire.INSTANCE: instances.on_event,
                 wire.FREED: memory.on_freed,
                 wire.RECLAIM: memory.on_reclaim,
+                wire.EVICT: memory.on_evict,
             }
         )
         session.on_lost = self._on_lost

@@ -145,14 +145,15 @@ def size_class(n: int) -> int:
 class Arena:
     """The slabs of one session and what is free in them.
 
-    ``lease(size, wish)`` returns ``(segment, generation, size, fd)`` or raises; ``give_back(segment,
-    generation)`` returns a slab to the node; ``settle()`` returns when the agent has said what became
-    free by the references that were dropped until now.
+    ``lease(size, wish)`` returns ``(segment, generation, size, fd)`` or raises; or ``None``, after some
+    time: there was no room, but look again at what is free here. ``give_back(segment, generation)``
+    returns a slab to the node; ``settle()`` returns when the agent has said what became free by the
+    references that were dropped until now.
     """
 
     def __init__(
         self,
-        lease: Callable[[int, int], tuple],
+        lease: Callable[[int, int], tuple | None],
         give_back: Callable[[int, int], None],
         settle: Callable[[], None] = lambda: None,
     ) -> None:
@@ -189,16 +190,19 @@ class Arena:
         with self._leasing:
             if self.slabs:  # a round trip costs less than pages that were never touched
                 self._settle()
-            with self.lock:  # another thread may have leased meanwhile
-                found = self._take(space)
-            if found:
-                return found
-            slab = self._new_slab(space)
-            with self.lock:
-                self.slabs[slab.segment, slab.generation] = slab
-                if not slab.own:
-                    self._current = slab
-                return _bump(slab, space)
+            while True:
+                with self.lock:  # something may have become free meanwhile, or another thread has leased
+                    found = self._take(space)
+                if found:
+                    return found
+                slab = self._new_slab(space)
+                if slab is None:
+                    continue
+                with self.lock:
+                    self.slabs[slab.segment, slab.generation] = slab
+                    if not slab.own:
+                        self._current = slab
+                    return _bump(slab, space)
 
     def _take(self, space: int) -> tuple | None:
         if space >= OWN_SLAB_FROM:
@@ -221,10 +225,13 @@ class Arena:
                 self._current = slab
         return _bump(slab, space)
 
-    def _new_slab(self, space: int) -> Slab:
+    def _new_slab(self, space: int) -> Slab | None:
         own = space >= OWN_SLAB_FROM
         wish = space if own else max(self._wish, space)
-        segment, generation, size, fd = self._lease(space, wish)
+        lease = self._lease(space, wish)
+        if lease is None:
+            return None
+        segment, generation, size, fd = lease
         try:
             slab = Slab(segment, generation, size, fd, own)
         except BaseException:

@@ -16,7 +16,10 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Any, Callable
 
+from .wire import Place
+
 dropped: deque = deque()  # identifiers of references that died; process-wide, drained by the live session
+unviewed: deque = deque()  # likewise, of views of shared memory that died
 
 
 class _Foreign:
@@ -27,6 +30,22 @@ class _Foreign:
 
 
 FOREIGN = _Foreign()
+
+
+class _Away:
+    """The entry of a value that is ready, and left memory since we were told where it lies."""
+
+    def __repr__(self) -> str:
+        return "AWAY"
+
+
+AWAY = _Away()
+
+
+def view_ended(id: bytes) -> None:
+    """A view of shared memory is gone, and with it a reference. Takes no lock: called by the garbage collector."""
+    unviewed.append(id)
+    dropped.append(id)
 
 
 class Local:
@@ -85,7 +104,8 @@ class Objects:
     """The table of one session. ``lock`` protects ``extra`` and ``watch`` against concurrent change."""
 
     def __init__(self) -> None:
-        self.values: dict = {}  # id -> None (pending) | FOREIGN | bytes | Place | Failure | Local
+        self.values: dict = {}  # id -> None (pending) | FOREIGN | AWAY | bytes | Place | Failure | Local
+        self.views: dict = {}  # id -> live views of its memory, as far as `unviewed` was read
         self.extra: dict = {}  # id -> local references beyond the first
         self.watch: dict = {}  # id -> watchers
         self.contains: dict = {}  # id -> references inside its value, where there are any
@@ -101,6 +121,43 @@ class Objects:
                 return False
             self.values[id] = FOREIGN
             return True
+
+    def open_view(self, id: bytes, place: Place | None) -> bool | None:
+        """Count a view of ``id`` and, like :meth:`adopt`, the reference that goes with it.
+
+        With ``place`` only if the object still lies there; else ``None``: it has left memory.
+        """
+        with self.lock:
+            if place is not None and self.values.get(id) is not place:
+                return None
+            self.views[id] = self.views.get(id, 0) + 1
+            if id in self.values:
+                self.extra[id] = self.extra.get(id, 0) + 1
+                return False
+            self.values[id] = FOREIGN
+            return True
+
+    def evict(self, ids: list) -> list:
+        """Forget where those of ``ids`` lie that nobody here has a view of, and return them."""
+        with self.lock:
+            self._end_views()
+            agreed = [id for id in ids if id not in self.views]
+            for id in agreed:
+                if isinstance(self.values.get(id), Place):
+                    self.values[id] = AWAY
+        return agreed
+
+    def _end_views(self) -> None:
+        for _ in range(len(unviewed)):
+            try:
+                id = unviewed.popleft()
+            except IndexError:  # the session before was ended meanwhile
+                break
+            n = self.views.get(id, 0)
+            if n > 1:
+                self.views[id] = n - 1
+            else:
+                self.views.pop(id, None)
 
     def pin(self, ids: list) -> list:
         """Count one more local reference to each of ``ids`` that is known here, and return those."""
@@ -124,6 +181,8 @@ class Objects:
         gone = []
         values, extra, puts, contains = self.values, self.extra, self.inline_puts, self.contains
         with self.lock:
+            if unviewed:
+                self._end_views()
             for _ in range(len(dropped)):
                 try:
                     id = dropped.popleft()

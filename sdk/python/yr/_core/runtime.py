@@ -23,7 +23,7 @@ from . import control, references, serialization, shm, wire
 from .ids import Sequence, new_prefix
 from .inbox import Inbox
 from .instances import Instances
-from .references import FOREIGN, Callback, Local
+from .references import AWAY, FOREIGN, Callback, Local
 from .serialization import SCALARS, Serialized
 from .session import ConnectError, Session, SessionLost
 from .wire import Failure, Place
@@ -127,10 +127,12 @@ class Runtime:
             "command": command,
             "has_progress_page": progress_fd >= 0,
             "env_vars": dict(env_vars or {}),
+            "evicts": True,
         }
         session = Session(socket_path, hello, progress_fd)
         runtime = cls(session, role, sequence)
         references.dropped.clear()
+        references.unviewed.clear()
         try:
             welcome = session.open()
         except ConnectError as e:
@@ -348,22 +350,24 @@ class Runtime:
         values = self._values
         ids = [ref._id for ref in refs]
         raw = [values.get(id, FOREIGN) for id in ids]
-        if None in raw or FOREIGN in raw:
-            self._settle(ids, len(ids), timeout)
+        deadline = _FOREVER if timeout is None else time.monotonic() + timeout
+        if None in raw or FOREIGN in raw or AWAY in raw:
+            self._ask_for(ids, AWAY)
+            self._settle(ids, len(ids), deadline)
             raw = [values.get(id, FOREIGN) for id in ids]
             missing = sum(1 for v in raw if v is None)
             if missing and (not allow_partial or missing == len(raw)):
-                text = f"Get object timeout. allowPartial = {str(allow_partial).lower()}"
-                raise remote_error(4005, text.encode(), False, "failed to get object")
+                raise _get_timeout(allow_partial)
         decode = serialization.decode
-        return [decode(v) if type(v) is bytes else self._open(id, v) for id, v in zip(ids, raw)]
+        return [decode(v) if type(v) is bytes else self._open(id, v, deadline) for id, v in zip(ids, raw)]
 
     def wait(self, refs: list, num: int, timeout: float | None) -> list:
         """Wait until ``num`` of ``refs`` are ready, or the time is over; say of each whether it is."""
         ids = [ref._id for ref in refs]
         ready = self._objects.is_ready
         if sum(map(ready, ids)) < num:
-            self._settle(ids, num, timeout)
+            self._ask_for(ids)
+            self._settle(ids, num, _FOREVER if timeout is None else time.monotonic() + timeout)
         return [ready(id) for id in ids]
 
     def is_ready(self, ref: ObjectRef) -> bool:
@@ -374,9 +378,8 @@ class Runtime:
             self.session.poll()
         return self._objects.is_ready(ref._id)
 
-    def _settle(self, ids: list, num: int, timeout: float | None) -> None:
-        """Wait until ``num`` of ``ids`` are ready or the time is over."""
-        self._ask_for(ids)
+    def _settle(self, ids: list, num: int, deadline: float) -> None:
+        """Wait until ``num`` of ``ids``, which were asked for, are ready or the time is over."""
         values = self._values
         pending = [id for id in dict.fromkeys(ids) if values.get(id, _MISSING) is None]
         missing = len(ids) - num
@@ -399,25 +402,33 @@ class Runtime:
         session.poll()
         if done():
             return
-        deadline = _FOREVER if timeout is None else time.monotonic() + timeout
         with self._blocked():
             session.wait(done, deadline, tuple(pending), missing)
         if session.dead and not done():
             raise self._ended(session.dead, "failed to get object")
 
-    def _ask_for(self, ids: list) -> None:
-        """Send GET for the objects that nobody pushes to us."""
+    def _ask_for(self, ids: list, also: Any = FOREIGN) -> None:
+        """Send GET for the objects that nobody pushes to us; with ``AWAY``, for those that left memory too."""
         values = self._values
-        wanted = [id for id in ids if values.get(id, _MISSING) is FOREIGN]
+        wanted = [id for id in ids if (v := values.get(id, _MISSING)) is FOREIGN or v is also]
         if wanted:
             for id in wanted:
                 values[id] = None
             self.session.out.append(wire.ids_frame(wire.GET, list(dict.fromkeys(wanted))))
 
-    def _open(self, id: bytes, value: Any) -> Any:
+    def _open(self, id: bytes, value: Any, deadline: float) -> Any:
         """Turn anything but inline bytes into what ``get`` gives."""
-        if isinstance(value, Place):
-            return serialization.decode(self.view(id, value))
+        while isinstance(value, Place) or value is AWAY:
+            view = None if value is AWAY else self._open_view(id, value, value)
+            if view is not None:
+                return serialization.decode(view)
+            self._ask_for([id], AWAY)  # it left memory while we were looking
+            self._settle([id], 1, deadline)
+            value = self._values.get(id, FOREIGN)
+            if value is None:
+                raise _get_timeout(False)
+        if type(value) is bytes:
+            return serialization.decode(value)
         if isinstance(value, Failure):
             raise self.failure(value)
         if isinstance(value, Local):
@@ -443,10 +454,26 @@ class Runtime:
         return memoryview(self._memory.mapping(place).array(place.offset, place.length)).cast("B")
 
     def view(self, id: bytes, place: Place) -> memoryview:
-        """Return a view of a blob. While anything refers to its memory, this process refers to ``id``."""
-        mapping = self._memory.mapping(place)
-        self.adopt(id)
-        return shm.pinned_view(mapping, place, functools.partial(references.dropped.append, id))
+        """Return a view of a blob. While anything refers to its memory, this process refers to ``id``.
+
+        For blobs that the agent keeps where they are meanwhile: arguments of a task, code.
+        """
+        view = self._open_view(id, place, None)
+        assert view is not None
+        return view
+
+    def _open_view(self, id: bytes, place: Place, known: Place | None) -> memoryview | None:
+        first = self._objects.open_view(id, known)
+        if first is None:
+            return None
+        if first:
+            self.session.out.append(wire.ids_frame(wire.RETAIN, [id]))
+        try:
+            mapping = self._memory.mapping(place)
+            return shm.pinned_view(mapping, place, functools.partial(references.view_ended, id))
+        except BaseException:
+            references.view_ended(id)
+            raise
 
     def adopt(self, id: bytes) -> None:
         """Count one more reference of this process to ``id``."""
@@ -468,7 +495,7 @@ class Runtime:
             session.watch_callbacks(-1)
             call()
 
-        self._ask_for([id])
+        self._ask_for([id], AWAY)
         session.watch_callbacks(1)
         self._objects.add_watch([id], Callback(once))
         session.flush()
@@ -597,6 +624,11 @@ _PACK_PUT = wire.PUT_HEAD.pack
 _PACK_DEADLINE = wire.DEADLINE_TAIL.pack
 
 
+def _get_timeout(allow_partial: bool) -> Exception:
+    text = f"Get object timeout. allowPartial = {str(allow_partial).lower()}"
+    return remote_error(4005, text.encode(), False, "failed to get object")
+
+
 def _is_ref(value: Any) -> bool:
     return isinstance(value, ObjectRef)
 
@@ -658,6 +690,7 @@ def _after_fork_in_child() -> None:
     global _current
     runtime, _current = _current, None
     references.dropped.clear()
+    references.unviewed.clear()
     if runtime is not None:
         _inherited.append(runtime)  # never collected: its mappings and locks are the parent's
         runtime.session.abandon()

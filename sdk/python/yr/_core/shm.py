@@ -17,6 +17,8 @@ from .wire import FrameError, Place
 
 STORE_FULL = 4202
 FULL_PATIENCE = 5.0  # seconds that a full store is given to free something
+FULL_LONGEST = 60.0  # as long as it does
+SHORT_SECONDS = 2.0  # how long empty slabs go back at once after the agent said that memory is short
 FULL_STEP = 0.02
 MAP_PATIENCE = 10.0  # a restarted daemon is back within 3 s
 MAP_STEP = 0.05
@@ -41,6 +43,10 @@ class Memory:
         self._arena = Arena(self._lease, self._give_back, self._settle)
         self._readers = Readers(lambda segment, generation: self._map(segment, generation, False))
         self._trimmed = 0.0
+        self._short = 0.0  # monotonic: until then memory is short
+        self._eased = 0.0  # monotonic: when something was freed last
+        self._full_since = 0.0  # monotonic: since when leases are refused
+        self._full_seen = 0.0  # monotonic: when one was refused last
 
     def write(self, value: Serialized, prefix: str) -> Place:
         """Place a value; raises ``YRRuntimeError`` with the agent's text when there is no room."""
@@ -86,10 +92,22 @@ class Memory:
     def on_freed(self, buf: bytes, pos: int, end: int, flags: int, corr: int) -> None:
         """Handler of FREED."""
         self._arena.free(wire.decode_freed(buf, pos, end))
+        self._eased = time.monotonic()
+        if self._eased < self._short:
+            self._arena.trim(everything=True)
+            self._session.arm()
 
     def on_reclaim(self, buf: bytes, pos: int, end: int, flags: int, corr: int) -> None:
         """Handler of RECLAIM."""
+        self._short = time.monotonic() + SHORT_SECONDS
         self._arena.trim(everything=True)
+        self._session.arm()
+
+    def on_evict(self, buf: bytes, pos: int, end: int, flags: int, corr: int) -> None:
+        """Handler of EVICT: let go of what nobody here looks at."""
+        self._short = time.monotonic() + SHORT_SECONDS
+        agreed = self._session.objects.evict(wire.decode_ids(buf, pos, end))
+        self._session.out.append(wire.ids_frame(wire.EVICTED, agreed, corr))
         self._session.arm()
 
     def close(self) -> None:
@@ -97,10 +115,12 @@ class Memory:
         self._arena.close()
         self._readers.close()
 
-    def _lease(self, size: int, wish: int) -> tuple:
+    def _lease(self, size: int, wish: int) -> tuple | None:
         body = control.encode(control.LEASE_REQUEST, {"size": size, "wish": wish})
         while True:
             lease = self._granted(body)
+            if lease is None:
+                return None
             segment, generation = lease["segment"], lease["generation"]
             try:
                 return segment, generation, lease["size"], self._map(segment, generation, True)
@@ -113,22 +133,27 @@ class Memory:
                 self._give_back(segment, generation)
                 raise
 
-    def _granted(self, body: bytes) -> dict:
-        """Ask for a lease, for some time again if the store is full."""
+    def _granted(self, body: bytes) -> dict | None:
+        """Ask for a lease; ``None`` if the store is full and may not be for long."""
         session = self._session
-        end = time.monotonic() + FULL_PATIENCE
-        while True:
-            reply = session.answer(session.request(wire.LEASE, body), LEASE_TIMEOUT)
-            if reply is None:
-                raise StoreError(4005, f"the yr daemon gave no memory within {LEASE_TIMEOUT:.0f} s; see `yr status`")
-            lease = control.decode(control.LEASE, reply)
-            status = lease["status"] or {"code": 0, "message": ""}
-            if not status["code"]:
-                return lease
-            if status["code"] != STORE_FULL or time.monotonic() > end:
-                raise StoreError(status["code"], status["message"])
-            self._arena.trim(everything=True)
-            session.wait(lambda: False, time.monotonic() + FULL_STEP)
+        reply = session.answer(session.request(wire.LEASE, body), LEASE_TIMEOUT)
+        if reply is None:
+            raise StoreError(4005, f"the yr daemon gave no memory within {LEASE_TIMEOUT:.0f} s; see `yr status`")
+        lease = control.decode(control.LEASE, reply)
+        status = lease["status"] or {"code": 0, "message": ""}
+        now = time.monotonic()
+        if status["code"] == STORE_FULL:
+            if now - self._full_seen > SHORT_SECONDS:
+                self._full_since = now
+            self._full_seen = now
+            if now - max(self._full_since, self._eased) <= FULL_PATIENCE and now - self._full_since <= FULL_LONGEST:
+                self._arena.trim(everything=True)
+                session.wait(lambda: False, now + FULL_STEP)
+                return None
+        self._full_seen = 0.0
+        if status["code"]:
+            raise StoreError(status["code"], status["message"])
+        return lease
 
     def _settle(self) -> None:
         session = self._session

@@ -27,7 +27,7 @@ HELLO, WELCOME, REJECT, GOODBYE, PING, PONG = 1, 2, 3, 4, 5, 6
 CALL, TASK, RESULT, PUT, RETAIN, RELEASE, GET, OBJECT, FREED = 16, 17, 18, 19, 20, 21, 22, 23, 24
 BLOCKED, UNBLOCKED, RECALL, YIELD, YIELDED, CREDIT = 32, 33, 34, 35, 36, 37
 DEFINE, CREATE, BIND, LOOKUP, FOUND, KILL, DONE, CANCEL, INSTANCE, SHUTDOWN = range(48, 58)
-LEASE, LEASED, RETURN, RECLAIM, MAP, MAPPED, ANNOUNCED = range(64, 71)
+LEASE, LEASED, RETURN, RECLAIM, MAP, MAPPED, ANNOUNCED, EVICT, EVICTED = range(64, 73)
 
 NAMES = {
     number: name
@@ -37,6 +37,7 @@ NAMES = {
         "RETAIN", "RELEASE", "GET", "OBJECT", "FREED", "BLOCKED", "UNBLOCKED", "RECALL", "YIELD",
         "YIELDED", "CREDIT", "DEFINE", "CREATE", "BIND", "LOOKUP", "FOUND", "KILL", "DONE", "CANCEL",
         "INSTANCE", "SHUTDOWN", "LEASE", "LEASED", "RETURN", "RECLAIM", "MAP", "MAPPED", "ANNOUNCED",
+        "EVICT", "EVICTED",
     }
 }  # fmt: skip
 
@@ -142,9 +143,9 @@ def hello(body: bytes) -> bytes:
     return frame(HELLO, HELLO_FIELDS.pack(MAGIC, VERSION_OLDEST, VERSION_NEWEST) + body)
 
 
-def ids_frame(kind: int, ids: list, flags: int = 0) -> bytes:
-    """Return a RETAIN, RELEASE or GET frame. Callers keep ``ids`` below ``MAX_BODY / 20``."""
-    return HEADER.pack(4 + 20 * len(ids), kind, flags, 0, 0) + U32.pack(len(ids)) + b"".join(ids)
+def ids_frame(kind: int, ids: list, corr: int = 0) -> bytes:
+    """Return a RETAIN, RELEASE, GET, EVICT or EVICTED frame. Callers keep ``ids`` below ``MAX_BODY / 20``."""
+    return HEADER.pack(4 + 20 * len(ids), kind, 0, 0, corr) + U32.pack(len(ids)) + b"".join(ids)
 
 
 def encode_value(value: Value, contains: list = ()) -> bytes:
@@ -352,7 +353,7 @@ def decode_object(buf: bytes, pos: int, end: int) -> tuple:
 
 
 def decode_ids(buf: bytes, pos: int, end: int) -> list:
-    """Read a RETAIN, RELEASE or GET body."""
+    """Read the body of what :func:`ids_frame` returns."""
     if end - pos < 4:
         raise FrameError("identifier list is cut off")
     (n,) = U32.unpack_from(buf, pos)
