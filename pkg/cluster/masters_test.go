@@ -31,28 +31,56 @@ func freeAddress(t *testing.T) string {
 	return l.Addr().String()
 }
 
-// makeCertificates makes an authority and one certificate of it.
-func makeCertificates(t *testing.T) cluster.PeerTLS {
+// authority signs certificates for masters on loopback.
+type authority struct {
+	crt *x509.Certificate
+	key *ecdsa.PrivateKey
+	der []byte
+}
+
+func newAuthority(t *testing.T) *authority {
 	t.Helper()
-	dir := t.TempDir()
-	files := cluster.PeerTLS{CertFile: filepath.Join(dir, "crt"), KeyFile: filepath.Join(dir, "key"), CAFile: filepath.Join(dir, "ca")}
-	authority := &x509.Certificate{
+	a := &authority{key: makeKey(t), crt: &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test"}, NotAfter: time.Now().Add(time.Hour),
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
-	}
-	authorityKey := makeKey(t)
-	writePEM(t, files.CAFile, "CERTIFICATE", signed(t, authority, authority, authorityKey, authorityKey))
-	leaf := &x509.Certificate{
+	}}
+	a.der = a.sign(t, a.crt, a.key)
+	return a
+}
+
+func (a *authority) sign(t *testing.T, c *x509.Certificate, key *ecdsa.PrivateKey) []byte {
+	t.Helper()
+	der, err := x509.CreateCertificate(rand.Reader, c, a.crt, &key.PublicKey, a.key)
+	require.NoError(t, err)
+	return der
+}
+
+// issue writes a new certificate and its key.
+func (a *authority) issue(t *testing.T, files cluster.PeerTLS) {
+	t.Helper()
+	key := makeKey(t)
+	writePEM(t, files.CAFile, "CERTIFICATE", a.der)
+	writePEM(t, files.CertFile, "CERTIFICATE", a.sign(t, &x509.Certificate{
 		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "master"}, NotAfter: time.Now().Add(time.Hour),
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, DNSNames: []string{"localhost"},
-	}
-	key := makeKey(t)
-	writePEM(t, files.CertFile, "CERTIFICATE", signed(t, leaf, authority, key, authorityKey))
+	}, key))
 	der, err := x509.MarshalECPrivateKey(key)
 	require.NoError(t, err)
 	writePEM(t, files.KeyFile, "EC PRIVATE KEY", der)
+}
+
+// makeCertificates makes an authority and one certificate of it.
+func makeCertificates(t *testing.T) cluster.PeerTLS {
+	t.Helper()
+	files := certificateFiles(t)
+	newAuthority(t).issue(t, files)
 	return files
+}
+
+func certificateFiles(t *testing.T) cluster.PeerTLS {
+	dir := t.TempDir()
+	return cluster.PeerTLS{CertFile: filepath.Join(dir, "crt"), KeyFile: filepath.Join(dir, "key"), CAFile: filepath.Join(dir, "ca")}
 }
 
 func makeKey(t *testing.T) *ecdsa.PrivateKey {
@@ -60,13 +88,6 @@ func makeKey(t *testing.T) *ecdsa.PrivateKey {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	require.NoError(t, err)
 	return key
-}
-
-func signed(t *testing.T, c, by *x509.Certificate, key, with *ecdsa.PrivateKey) []byte {
-	t.Helper()
-	der, err := x509.CreateCertificate(rand.Reader, c, by, &key.PublicKey, with)
-	require.NoError(t, err)
-	return der
 }
 
 func writePEM(t *testing.T, path, kind string, der []byte) {
@@ -77,6 +98,7 @@ func writePEM(t *testing.T, path, kind string, der []byte) {
 // masters are the members of a test, each with its own directory.
 type masters struct {
 	t      *testing.T
+	issuer *authority
 	files  cluster.PeerTLS
 	voters []cluster.Voter
 	dirs   []string
@@ -85,7 +107,8 @@ type masters struct {
 
 // newMasters makes n masters that have not started.
 func newMasters(t *testing.T, n int) *masters {
-	m := &masters{t: t, files: makeCertificates(t), live: make([]*cluster.Member, n)}
+	m := &masters{t: t, issuer: newAuthority(t), files: certificateFiles(t), live: make([]*cluster.Member, n)}
+	m.issuer.issue(t, m.files)
 	for i := range n {
 		m.voters = append(m.voters, cluster.Voter{Name: fmt.Sprint("etcd", i), Address: freeAddress(t)})
 		m.dirs = append(m.dirs, filepath.Join(t.TempDir(), "etcd"))
