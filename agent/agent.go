@@ -101,7 +101,8 @@ func New(opt Options) *Agent {
 		Cluster: cluster, Tag: tag, Node: opt.Node, NodeIP: opt.NodeIP, Version: opt.Version, LogDir: opt.LogDir,
 		Resources: opt.Resources, Labels: opt.Labels, Devices: opt.Devices,
 		Store: opt.Store, Launcher: opt.Launcher, Registry: opt.Registry, Sign: a.sign,
-		Log: opt.Log, Grace: opt.Grace,
+		Remember: func(node yr.Node) { a.sessions.remember(node) },
+		Log:      opt.Log, Grace: opt.Grace,
 	})
 	return a
 }
@@ -119,7 +120,7 @@ func (a *Agent) Open(ctx context.Context) error {
 				a.opt.Log.Warn().Err(err).Stringer("worker", s.Worker).Msg("a worker of before the restart could not be adopted")
 			}
 		}
-		a.router.Recover(survivors, a.sessions.alive())
+		a.router.Recover(survivors, a.sessions.alive(), a.sessions.nodes())
 	}
 	if err := a.router.Open(ctx); err != nil {
 		return err

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"errors"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -73,6 +74,9 @@ func (f *sessionFiles) alive() []yr.ID {
 	}
 	var list []yr.ID
 	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), nodePrefix) {
+			continue
+		}
 		name, num, _ := strings.Cut(e.Name(), ".")
 		id, err := yr.ParseID(name)
 		pid, perr := strconv.Atoi(num)
@@ -84,6 +88,25 @@ func (f *sessionFiles) alive() []yr.ID {
 	}
 	return list
 }
+
+// remember marks that this node has to do with another one, and nodes lists those.
+func (f *sessionFiles) remember(node yr.Node) {
+	_ = os.WriteFile(filepath.Join(f.dir, nodePrefix+url.PathEscape(string(node))), nil, 0o600) // best effort, as add
+}
+
+func (f *sessionFiles) nodes() []yr.Node {
+	paths, _ := filepath.Glob(filepath.Join(f.dir, nodePrefix+"*")) // the pattern is good
+	var list []yr.Node
+	for _, p := range paths {
+		if name, err := url.PathUnescape(strings.TrimPrefix(filepath.Base(p), nodePrefix)); err == nil {
+			list = append(list, yr.Node(name))
+		}
+	}
+	return list
+}
+
+// nodePrefix begins the names of files about nodes; no session's begins so.
+const nodePrefix = "node~"
 
 func (f *sessionFiles) close() { _ = os.RemoveAll(f.dir) }
 

@@ -14,3 +14,18 @@ func (t *Names[W]) Expect(id yr.ID) *Name[W] {
 
 // Dismiss frees a name that was expected and that nobody refers to after all.
 func (t *Names[W]) Dismiss(n *Name[W]) { t.settle(n) }
+
+// Each calls f for every name that h refers to, and how often, until f returns
+// false. f must not change the table.
+func (h *Holder[W]) Each(f func(n *Name[W], references uint32) bool) {
+	for n := h.first; n != nil; n = n.next {
+		if !f(n, n.owned) {
+			return
+		}
+	}
+	for n, k := range h.borrowed {
+		if !f(n, k) {
+			return
+		}
+	}
+}

@@ -24,7 +24,8 @@ func (k Kind) String() string {
 // Source is where bytes are outside this node's memory. Never changed once it is
 // part of a value; a value elsewhere has another Source.
 type Source struct {
-	Node yr.Node // the node that has them; "" is this node's disk
+	Node  yr.Node  // the node that has them; "" is this node's disk
+	Place yr.Place // in that node's memory, for when it has forgotten; zero: not known
 	Spot Spot    // on this node's disk
 	Size uint64
 }

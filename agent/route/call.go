@@ -39,6 +39,7 @@ type call struct {
 	argsBlob bool
 
 	state    callState
+	resent   bool // by a session that resumes: its instance's home may know it
 	boxed    bool // in the mailbox of its instance
 	waiting  int  // dependencies without a value
 	depth    int  // how many calls it is nested in
@@ -89,7 +90,7 @@ func (s *Session) call(flags uint8, body []byte) error {
 	c := &call{
 		id: m.ID, caller: s, job: s.job, fn: t.fn, in: t.in,
 		nvals: m.NVals, returns: m.Returns, argsBlob: flags&wire.ArgsBlob != 0,
-		since: r.now,
+		since: r.now, resent: flags&wire.Resent != 0,
 	}
 	if known := r.calls[m.ID]; known != nil {
 		if flags&wire.Resent == 0 {
@@ -99,10 +100,19 @@ func (s *Session) call(flags uint8, body []byte) error {
 			known.caller = s
 			s.unfinished++
 		}
+		if f := known.in; f != nil && f.foreign != nil && known.at != nil {
+			known.at.resend(known)
+		}
 		return nil
 	}
 	if s.node != nil {
 		c.job = t.in.real().job
+	}
+	if s.node != nil && flags&wire.Resent != 0 {
+		if frame := s.node.sent.find(m.ID); frame != nil {
+			s.queue(func(dst []byte) []byte { return append(dst, frame...) })
+			return nil
+		}
 	}
 	c.own(&m)
 	if len(m.Tail) > 0 {
@@ -193,7 +203,7 @@ func (r *Router) submit(c *call) {
 			return
 		}
 		c.waiting = 0 // its home sees to the arguments
-		r.forward(c, false)
+		r.forward(c, c.resent)
 	case !missing.IsZero():
 		r.fail(c, yr.E("call "+c.name(), yr.ObjectNotFound,
 			"its argument %s does not exist: it was released, or its job has ended; keep the reference until the call was made", missing))

@@ -69,7 +69,6 @@ func (c *linkConn) Queue(add func(dst []byte) []byte) int {
 
 func (c *linkConn) meet() {
 	c.met = true
-	c.Link.Begin()
 	early := c.early
 	c.early = nil
 	c.Link.Queue(func(dst []byte) []byte { return append(dst, early...) })

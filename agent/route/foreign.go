@@ -54,7 +54,7 @@ func (r *Router) bindAt(n *neighbour, in *instance) {
 	f.parked = nil
 	for _, c := range parked {
 		if c.state != callEnded {
-			r.forward(c, false)
+			r.forward(c, c.resent)
 		}
 	}
 }
@@ -101,6 +101,10 @@ func (n *neighbour) callResult(body []byte) error {
 	r := n.r
 	r.admit(n, id, values, func(values []wire.Value) {
 		c := n.calls[id]
+		if c == nil && r.recovery != nil {
+			r.keepResult(id, values, n.peer)
+			return
+		}
 		if c == nil || c.state != callRunning {
 			r.returnValues(n, id, values)
 			return
@@ -135,6 +139,7 @@ func (r *Router) resultForNode(s *Session, c *call, values []wire.Value) {
 		}
 	}
 	frame := wire.AppendResult(nil, 0, c.id, out)
+	s.node.sent.add(c.id, frame)
 	r.whenLent(func() {
 		s.queue(func(dst []byte) []byte { return append(dst, frame...) })
 	})

@@ -22,6 +22,12 @@ type guest struct {
 	create   []byte
 	options  *wirepb.Options
 
+	hire    *wirepb.Hire // what it was hired with, for a hirer that forgets
+	sent    answers      // its last results, likewise
+	last    uint64       // the last delivery that it was given
+	built   bool         // of an instance: its constructor has run
+	resumed bool         // this node's daemon was restarted while it ran
+
 	tasks   []guestTask  // passed on and not answered, oldest first
 	held    []*heldFrame // frames for the worker that wait for values, in order
 	deaf    bool         // it has said BLOCKED or YIELD and drops tasks until YIELDED
@@ -56,14 +62,9 @@ func (n *neighbour) hire(m *wirepb.Hire) error {
 	if err != nil {
 		return yr.Wrap("hire", yr.ParamInvalid, err)
 	}
-	g := &guest{from: n, number: m.GetNumber(), create: m.GetCreate(), options: m.GetOptions()}
-	if g.options == nil {
-		g.options = &wirepb.Options{}
-	}
-	if len(m.GetInstanceId()) > 0 {
-		if g.instance, err = yr.ParseID(string(m.GetInstanceId())); err != nil {
-			return yr.Wrap("hire", yr.ParamInvalid, err)
-		}
+	g, err := newGuest(n, m)
+	if err != nil {
+		return yr.Wrap("hire", yr.ParamInvalid, err)
 	}
 	if n.guests[g.number] != nil {
 		return yr.E("hire", yr.ParamInvalid, "number %d is in use", g.number)
@@ -87,6 +88,17 @@ func (n *neighbour) hire(m *wirepb.Hire) error {
 		j.workers++
 	}
 	return nil
+}
+
+func newGuest(n *neighbour, m *wirepb.Hire) (g *guest, err error) {
+	g = &guest{from: n, number: m.GetNumber(), create: m.GetCreate(), options: m.GetOptions(), hire: m}
+	if g.options == nil {
+		g.options = &wirepb.Options{}
+	}
+	if len(m.GetInstanceId()) > 0 {
+		g.instance, err = yr.ParseID(string(m.GetInstanceId()))
+	}
+	return g, err
 }
 
 // maxTaken bounds what is told in one report.
@@ -282,6 +294,7 @@ func (r *Router) passTask(f *heldFrame) error {
 	w := f.w
 	t := guestTask{number: f.header.Corr, call: &call{id: wire.TaskID(f.body), depth: int(f.depth)}, values: f.names}
 	w.guest.tasks = append(w.guest.tasks, t)
+	w.guest.last = t.number
 	w.inflight.n++ // only counted: the hirer keeps the deliveries
 	if f.names == nil {
 		w.session.queue(func(dst []byte) []byte {
@@ -352,7 +365,12 @@ func (g *guest) take(number uint64) (guestTask, bool) {
 	return guestTask{}, false
 }
 
-// back gives up every task beyond a delivery: the hirer has them again.
+// forget takes out a task whose delivery number is not known: of before a restart.
+func (g *guest) forget(id yr.ID) {
+	g.tasks = slices.DeleteFunc(g.tasks, func(t guestTask) bool { return t.number == 0 && t.call != nil && t.call.id == id })
+}
+
+// guestBack gives up every task beyond a delivery: the hirer has them again.
 func (r *Router) guestBack(w *worker, after uint64) {
 	g := w.guest
 	for i := len(g.tasks) - 1; i >= 0; i-- {
@@ -383,11 +401,19 @@ func (r *Router) toHirer(w *worker, inner func(dst []byte) []byte) {
 func (r *Router) guestResult(w *worker, number uint64, id yr.ID, values []wire.Value) {
 	g := w.guest
 	t, ok := g.take(number)
-	if !ok || g.from == nil {
+	if !ok && g.resumed {
+		g.forget(id)
+	}
+	if !ok && !g.resumed || g.from == nil {
 		r.discard(id, values, w.session)
 		return
 	}
-	w.inflight.n--
+	if ok {
+		w.inflight.n--
+	}
+	if id == g.instance {
+		g.built = true
+	}
 	if w.inflight.n == 0 {
 		w.idleSince = r.now
 	}
@@ -395,6 +421,7 @@ func (r *Router) guestResult(w *worker, number uint64, id yr.ID, values []wire.V
 		r.keepFor(g.from, id.Return(k), w.session, &values[k])
 	}
 	frame := wire.AppendResult(nil, number, id, values)
+	g.sent.add(id, frame)
 	r.toHirer(w, func(dst []byte) []byte { return append(dst, frame...) })
 	r.letGoNames(t.values)
 }
@@ -407,7 +434,9 @@ func (r *Router) keepFor(n *neighbour, id yr.ID, maker *Session, v *wire.Value) 
 	}
 	name := r.names.Expect(id)
 	if name.State != store.Pending { // the same task ran here before, and its first result is still held
-		r.discard(id, []wire.Value{*v}, maker)
+		if v.Kind == wire.Placed && v.Place != name.Value.Place {
+			r.discard(id, []wire.Value{*v}, maker)
+		}
 		*v = withContains(r.valueFor(n, name), name)
 		return
 	}

@@ -160,7 +160,7 @@ func (n *neighbour) hired(m *wirepb.Hired) error {
 
 // tickHire gives up a node that does not answer: somebody else may have room.
 func (r *Router) tickHire(w *worker) time.Duration {
-	if r.now.Sub(w.born) > hirePatience && r.now.Sub(w.host.link.Heard()) > hirePatience {
+	if !w.everJoined && r.now.Sub(w.born) > hirePatience && r.now.Sub(w.host.link.Heard()) > hirePatience {
 		r.refused(w, yr.E("hire", yr.ResourceNotEnough, "node %s does not answer", w.host.node), nil)
 	}
 	return tickBusy

@@ -22,13 +22,15 @@ type lab struct {
 
 	nodes map[yr.Node]*node
 	dead  map[yr.Node]bool
+	down  map[yr.Node]bool // between two daemons
+	life  map[yr.Node]uint64
 	lines map[[2]yr.Node]*line
 	met   map[[2]yr.Node]bool
 	wg    sync.WaitGroup
 }
 
 func newLab(t *testing.T, resources ...yr.Resources) (*lab, []*node) {
-	l := &lab{t: t, nodes: map[yr.Node]*node{}, dead: map[yr.Node]bool{}, lines: map[[2]yr.Node]*line{}, met: map[[2]yr.Node]bool{}}
+	l := &lab{t: t, nodes: map[yr.Node]*node{}, dead: map[yr.Node]bool{}, down: map[yr.Node]bool{}, life: map[yr.Node]uint64{}, lines: map[[2]yr.Node]*line{}, met: map[[2]yr.Node]bool{}}
 	registry := newNames()
 	t.Cleanup(l.close)
 	var list []*node
@@ -45,10 +47,58 @@ func (l *lab) meet(a, b yr.Node) {
 	again := l.met[key]
 	l.met[key] = true
 	one, other := l.nodes[a], l.nodes[b]
+	lifeA, lifeB := 1+l.life[a], 1+l.life[b]
 	l.mu.Unlock()
 	if !again {
-		one.current().Met(b, 1, true)
-		other.current().Met(a, 1, true)
+		one.current().Met(b, lifeB, true)
+		other.current().Met(a, lifeA, true)
+	}
+}
+
+// knew are the nodes that a node has met.
+func (l *lab) knew(n *node) (list []yr.Node) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for key := range l.met {
+		switch n.name {
+		case key[0]:
+			list = append(list, key[1])
+		case key[1]:
+			list = append(list, key[0])
+		}
+	}
+	return list
+}
+
+// cut drops all that a crashed daemon says from now on, and what is said to it.
+func (l *lab) cut(n *node) {
+	l.mu.Lock()
+	l.down[n.name] = true
+	var old []*line
+	for key, line := range l.lines {
+		if key[0] == n.name {
+			delete(l.lines, key)
+			old = append(old, line)
+		}
+	}
+	l.mu.Unlock()
+	for _, line := range old {
+		line.close()
+	}
+}
+
+// rejoin introduces the next daemon of a node to those who knew the last one.
+func (l *lab) rejoin(n *node) {
+	others := l.knew(n)
+	l.mu.Lock()
+	l.down[n.name] = false
+	l.life[n.name]++
+	for _, o := range others {
+		delete(l.met, [2]yr.Node{min(n.name, o), max(n.name, o)})
+	}
+	l.mu.Unlock()
+	for _, o := range others {
+		l.meet(n.name, o)
 	}
 }
 
@@ -86,7 +136,7 @@ func (l *lab) kill(n *node) {
 	}
 	l.mu.Unlock()
 	for _, o := range others {
-		o.current().NodeDead(n.name, 1)
+		o.current().NodeDead(n.name, 1+l.life[n.name])
 	}
 }
 
@@ -182,9 +232,15 @@ func (l *line) Queue(add func(dst []byte) []byte) int {
 	return len(l.out)
 }
 
-func (l *line) Flush()           { l.more.Signal() }
-func (l *line) WaitRoom()        {}
-func (l *line) Begin()           {}
+func (l *line) Flush()    { l.more.Signal() }
+func (l *line) WaitRoom() {}
+
+// Begin drops what was queued for the node's former life.
+func (l *line) Begin() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.out = nil
+}
 func (l *line) Heard() time.Time { return time.Now() }
 
 func (l *line) close() {
@@ -209,7 +265,7 @@ func (l *line) run() {
 			return
 		}
 		l.lab.mu.Lock()
-		dead := l.lab.dead[l.from] || l.lab.dead[l.to.name]
+		dead := l.lab.dead[l.from] || l.lab.dead[l.to.name] || l.lab.down[l.from] || l.lab.down[l.to.name]
 		l.lab.mu.Unlock()
 		if dead {
 			continue

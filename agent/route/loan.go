@@ -139,7 +139,9 @@ func (n *neighbour) lent(body []byte) error {
 	for _, id := range ids(lent) {
 		l := r.loans[id]
 		if l == nil || l.lent || l.from != n {
-			n.release(id) // of a loan that was given up
+			if r.recovery == nil {
+				n.release(id) // of a loan that was given up
+			}
 			continue
 		}
 		l.lent = true
@@ -308,6 +310,9 @@ func (n *neighbour) object(body []byte) error {
 	}
 	r := n.r
 	if l := r.loans[id]; l == nil || l.from != n {
+		if l == nil && r.recovery != nil {
+			return r.lentBefore(n, id, &v)
+		}
 		return nil // nobody needs it any more
 	}
 	r.admit(n, id, []wire.Value{v}, func(values []wire.Value) { r.arrived(n, id, &values[0]) })
@@ -343,11 +348,13 @@ func (r *Router) located(from *neighbour, v *wire.Value) store.Value {
 		return ownValue(v)
 	}
 	source := v.Source()
-	node := from.node
+	node, place := from.node, source.Place
 	if at := r.tagged[source.Tag]; at != nil {
 		node = at.node
+	} else if source.Tag != from.tag {
+		place = yr.Place{} // of somebody else's memory
 	}
-	return store.Value{Kind: store.Away, Source: &store.Source{Node: node, Size: source.Size}}
+	return store.Value{Kind: store.Away, Source: &store.Source{Node: node, Place: place, Size: source.Size}}
 }
 
 // take gives a name the value that another node made for it. The bytes, and what
@@ -371,16 +378,16 @@ func (r *Router) valueFor(to *neighbour, n *store.Name[waiter]) wire.Value {
 	switch n.Value.Kind {
 	case store.Shared:
 		r.spreads(n.ID, to)
-		return wire.AwayValue(wire.Source{ID: n.ID, Size: n.Value.Place.Length, Tag: r.opt.Tag})
+		return wire.AwayValue(wire.Source{ID: n.ID, Size: n.Value.Place.Length, Tag: r.opt.Tag, Place: n.Value.Place})
 	case store.Away:
-		tag := r.opt.Tag // on this node's disk
+		source := wire.Source{ID: n.ID, Size: n.Value.Source.Size, Tag: r.opt.Tag} // on this node's disk
 		if node := n.Value.Source.Node; node != "" {
 			if at := r.neighbours[node]; at != nil && at.tag != (yr.Tag{}) {
-				tag = at.tag
+				source.Tag, source.Place = at.tag, n.Value.Source.Place
 			}
 		}
 		r.spreads(n.ID, to)
-		return wire.AwayValue(wire.Source{ID: n.ID, Size: n.Value.Source.Size, Tag: tag})
+		return wire.AwayValue(source)
 	case store.Inline, store.Error:
 	}
 	return wireValue(n)

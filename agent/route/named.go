@@ -128,7 +128,7 @@ func (r *Router) bindTo(in, first *instance) {
 		c.in = first
 		if first.foreign != nil {
 			c.waiting = 0
-			r.forward(c, false)
+			r.forward(c, c.resent)
 			continue
 		}
 		first.enter(c)

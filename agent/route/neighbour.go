@@ -30,6 +30,8 @@ type neighbour struct {
 	numbers   uint32              // of the last bound instance
 	requests  map[uint64]func(h wire.Header, body []byte, err error)
 	corr      uint64
+	sent      answers      // results of calls that it forwarded, in case it forgets them
+	limbo     bool         // its daemon was restarted; whether it remembers us is not known yet
 	full      yr.Resources // what it had left when it refused a worker
 	fullAt    time.Time
 }
@@ -55,7 +57,7 @@ func (n *neighbour) clear() {
 	n.hires, n.guests = make(map[uint32]*worker), make(map[uint32]*worker)
 	n.calls, n.instances = make(map[yr.ID]*call), make(map[yr.ID]*instance)
 	n.requests = make(map[uint64]func(wire.Header, []byte, error))
-	n.full, n.fullAt = nil, time.Time{}
+	n.full, n.fullAt, n.limbo, n.sent = nil, time.Time{}, false, answers{}
 }
 
 func (n *neighbour) queue(add func(dst []byte) []byte) { n.peer.queue(add) }
@@ -74,15 +76,18 @@ func (r *Router) Met(node yr.Node, incarnation uint64, fresh bool) {
 	r.turn(func() {
 		n := r.neighbour(node)
 		n.life = incarnation
-		if n.link.met && fresh {
-			r.lose(n, yr.E("node "+string(node), yr.Communication, "the daemon of node %s was restarted", node))
-		}
-		if n.link.met {
+		if !fresh && n.link.met {
 			return
 		}
-		g := &wirepb.Greet{Tag: r.opt.Tag.String(), Version: r.opt.Version}
-		n.link.early = append(wire.AppendMessage(nil, wire.Greet, 0, g), n.link.early...)
-		n.link.meet()
+		if n.link.met {
+			n.suspend()
+		}
+		g := &wirepb.Greet{Tag: r.opt.Tag.String(), Version: r.opt.Version, Recovering: r.recovery != nil}
+		n.link.Begin()
+		n.link.Link.Queue(func(dst []byte) []byte { return wire.AppendMessage(dst, wire.Greet, 0, g) })
+		if !n.limbo {
+			n.link.meet()
+		}
 		n.peer.touch()
 	})
 }
@@ -126,6 +131,8 @@ func (n *neighbour) frame(h wire.Header, body []byte) error {
 		return n.lent(body)
 	case wire.Forget:
 		return n.forget(body)
+	case wire.PutType:
+		return n.announced(h.Flags, body)
 	case wire.CallType, wire.Release, wire.Get, wire.Ping, wire.Pong, wire.Bind, wire.Kill, wire.Lookup, wire.Cancel:
 		return n.peer.frame(h, body)
 	case wire.Done, wire.Found:
@@ -156,6 +163,17 @@ func (r *Router) fromNodeRare(n *neighbour, h wire.Header, body []byte) error {
 		return decoded(h, body, &wirepb.JobEnd{}, n.endJob)
 	case wire.JobEnded:
 		return decoded(h, body, &wirepb.JobEnd{}, n.jobEnded)
+	case wire.JobKept:
+		return decoded(h, body, &wirepb.JobInfo{}, n.jobKept)
+	case wire.Kept:
+		return decoded(h, body, &wirepb.KeptWorker{}, n.kept)
+	case wire.Wanted:
+		return decoded(h, body, &wirepb.WantedWorker{}, n.wanted)
+	case wire.Resumed:
+		return decoded(h, body, &wirepb.ResumedWorker{}, n.resumed)
+	case wire.Reunited:
+		r.reunited(n)
+		return nil
 	}
 	return yr.E("link", yr.FrameMalformed, "frame type %d is not one that a node may send", h.Type)
 }
@@ -167,6 +185,18 @@ func (n *neighbour) greeted(m *wirepb.Greet) error {
 	}
 	n.tag = tag
 	n.r.tagged[tag] = n
+	n.r.remember(n)
+	switch {
+	case n.limbo && m.GetRecovering():
+		n.reunite()
+	case n.limbo:
+		n.r.lose(n, yr.E("node "+string(n.node), yr.Communication, "the daemon of node %s was restarted", n.node))
+		n.link.Begin()
+		n.link.meet()
+	case n.r.recovery != nil && !m.GetRecovering():
+	default:
+		n.r.reunited(n)
+	}
 	return nil
 }
 

@@ -35,6 +35,7 @@ type node struct {
 	name      yr.Node
 	tag       yr.Tag
 	cluster   route.Cluster
+	lab       *lab
 	kept      *kept
 	registry  route.Registry
 	resources yr.Resources
@@ -61,7 +62,7 @@ func newNodeOf(t *testing.T, name yr.Node, resources yr.Resources, registry rout
 		kept: &kept{files: map[string]*os.File{}}, resources: resources, name: name, tag: yr.NewTag(), registry: registry,
 	}
 	if others != nil {
-		n.cluster = others.add(n)
+		n.cluster, n.lab = others.add(n), others
 	}
 	n.store = store.New(store.Options{Capacity: 64 << 20, Keep: n.kept.keep, Drop: n.kept.drop, Log: zerolog.Nop()})
 	require.NoError(t, n.store.Open(t.Context()))

@@ -202,6 +202,10 @@ func (w *worker) assignment(node yr.Node) *wirepb.WorkerAssignment {
 		a.Options = w.in.options
 	case w.guest != nil:
 		a.Create, a.Options = w.guest.create, w.guest.options
+		a.Hire = w.guest.number
+		if n := w.guest.from; n != nil {
+			a.Hirer, a.HirerTag = string(n.node), n.tag.String()
+		}
 		if !w.guest.instance.IsZero() {
 			a.InstanceId = w.guest.instance[:]
 		}

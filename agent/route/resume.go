@@ -31,6 +31,8 @@ type recovery struct {
 	until   time.Time
 	workers map[yr.ID]launch.Survivor // still expected
 	drivers map[yr.ID]bool            // sessions still expected
+	nodes   map[yr.Node]bool          // that had to do with this one, and have not told it what
+	holder  *store.Holder[waiter]     // keeps what they told, until those who need it are back
 	results map[yr.ID]recovered       // of calls whose caller is not back
 	running map[yr.ID]*worker         // tasks that workers said they run
 }
@@ -41,12 +43,15 @@ type recovered struct {
 }
 
 // Recover tells a router, before Open, that it takes over from one that crashed:
-// which workers still run, and which sessions were connected.
-func (r *Router) Recover(workers []launch.Survivor, sessions []yr.ID) {
+// which workers still run, which sessions were connected, and with which other nodes
+// it had to do.
+func (r *Router) Recover(workers []launch.Survivor, sessions []yr.ID, nodes []yr.Node) {
 	rec := &recovery{
 		until:   r.opt.Now().Add(resumeWindow),
 		workers: make(map[yr.ID]launch.Survivor),
 		drivers: make(map[yr.ID]bool),
+		nodes:   make(map[yr.Node]bool),
+		holder:  r.names.Join(yr.NewID(), ""),
 		results: make(map[yr.ID]recovered),
 		running: make(map[yr.ID]*worker),
 	}
@@ -55,6 +60,9 @@ func (r *Router) Recover(workers []launch.Survivor, sessions []yr.ID) {
 	}
 	for _, id := range sessions {
 		rec.drivers[id] = true
+	}
+	for _, node := range nodes {
+		rec.nodes[node] = true
 	}
 	// Workers remember function numbers of the daemon before; start beyond them.
 	r.functions = uint32(r.opt.Now().Unix()&0x7ff) << 20
@@ -65,7 +73,7 @@ func (r *Router) Recover(workers []launch.Survivor, sessions []yr.ID) {
 // recover ends the restart when everybody is back or out of time.
 func (r *Router) recover() {
 	rec := r.recovery
-	if rec == nil || (len(rec.workers) > 0 || len(rec.drivers) > 0 || r.announcing()) && r.now.Before(rec.until) {
+	if rec == nil || (len(rec.workers) > 0 || len(rec.drivers) > 0 || len(rec.nodes) > 0 || r.announcing()) && r.now.Before(rec.until) {
 		return
 	}
 	r.recovery = nil
@@ -73,12 +81,19 @@ func (r *Router) recover() {
 		r.opt.Launcher.Kill(id)
 	}
 	r.names.EndRecovery(func(n *store.Name[waiter]) {
+		if r.loans[n.ID] != nil {
+			return // another node has it, or is being asked
+		}
 		v := errorValue(yr.E("object "+n.ID.String(), yr.ObjectNotFound, "it was lost when the node's daemon was restarted; make it again"))
 		if err := r.set(n, yr.ID{}, &v); err != nil {
 			r.opt.Log.Error().Err(err).Stringer("object", n.ID).Msg("a lost object could not be marked")
 		}
 	})
 	r.opt.Store.EndRecovery()
+	rec.holder.End()
+	for node := range rec.nodes { // too late: they are met as strangers
+		r.opt.Log.Warn().Str("node", string(node)).Msg("a node did not come back in time after the restart of this node's daemon")
+	}
 	for _, in := range r.instances {
 		if in.state == yr.StateSuspend {
 			r.failInstance(in, yr.StateFatal, errorValue(yr.E("instance "+in.id.String(), yr.InstanceExited, "it was lost when the node's daemon was restarted")))
@@ -92,8 +107,13 @@ func (r *Router) recover() {
 			driven[s.job] = true
 		}
 	}
+	for _, w := range r.workers {
+		if w.guest != nil && !w.guest.joined {
+			r.endWorker(w, "nobody wanted it any more after a restart of the node's daemon")
+		}
+	}
 	for _, j := range r.jobs {
-		if !driven[j] {
+		if !driven[j] && j.home == nil {
 			r.endJob(j, "its driver did not come back after a restart of the node's daemon")
 		}
 	}
@@ -113,6 +133,10 @@ func (r *Router) announcing() bool {
 // announced is told that a resuming session has said all that it holds.
 func (s *Session) announced() {
 	s.announcing = false
+	if w := s.worker; w != nil && w.guest != nil {
+		s.r.guestReturned(w)
+		return
+	}
 	if w := s.worker; w != nil && w.unbuilt {
 		w.unbuilt = false
 		switch in := w.in; {
@@ -186,6 +210,9 @@ func (r *Router) resumeWorker(s *Session, h *wirepb.Hello) (*worker, error) {
 		return nil, yr.E("resume", yr.ParamInvalid, "instance %s is hosted by another worker", hosted)
 	}
 	var p *pool
+	if a.GetHirer() != "" {
+		return r.resumeGuest(s, id, survivor.PID, j, a, h.GetWorker()), nil
+	}
 	if m == nil {
 		if p, err = r.poolOf(j, a.GetOptions()); err != nil {
 			return nil, err
@@ -224,6 +251,15 @@ func readAssignment(state *wirepb.WorkerState) (a *wirepb.WorkerAssignment, m *w
 	}
 	m = &wirepb.Create{}
 	return a, m, proto.Unmarshal(a.GetCreate(), m)
+}
+
+// readInstance reads which instance a worker was hired for.
+func readInstance(a *wirepb.WorkerAssignment) (id yr.ID, m *wirepb.Create, err error) {
+	if id, err = yr.ParseID(string(a.GetInstanceId())); err != nil {
+		return id, nil, err
+	}
+	m = &wirepb.Create{}
+	return id, m, proto.Unmarshal(a.GetCreate(), m)
 }
 
 // claimRunning notes what a worker said it runs. A call that was sent again
@@ -297,11 +333,13 @@ func (r *Router) rejoin(w *worker, s *Session, page *os.File) {
 		}
 		w.page = page
 	}
-	if w.pool != nil {
+	switch {
+	case w.guest != nil:
+	case w.pool != nil:
 		w.pool.workers = append(w.pool.workers, w)
-		return
+	default:
+		r.pump(w.in)
 	}
-	r.pump(w.in)
 }
 
 // absent stands for an instance that a BIND names and nobody knows: it may be on
@@ -371,24 +409,29 @@ func (r *Router) recovered(c *call) bool {
 }
 
 // recoveredResult takes a result whose delivery belongs to the daemon before.
-func (r *Router) recoveredResult(id yr.ID, values []wire.Value, s *Session) bool {
+func (r *Router) recoveredResult(w *worker, id yr.ID, values []wire.Value, s *Session) bool {
 	if c := r.calls[id]; c != nil {
-		ranHere := c.state == callRunning && c.worker == s.worker && c.delivery == 0
+		ranHere := c.state == callRunning && c.worker == w && c.delivery == 0
 		ranBefore := c.state != callRunning && r.recovery != nil // it was sent again, and is done already
 		if ranHere || ranBefore {
 			r.complete(c, values, s)
 			return true
 		}
 	}
-	w := s.worker
 	if in := w.in; in != nil && in.worker == w && in.id == id && in.state == yr.StateCreating {
 		r.constructed(in, values)
 		return true
 	}
-	rec := r.recovery
-	if rec == nil {
+	if r.recovery == nil {
 		return false
 	}
+	r.keepResult(id, values, s)
+	return true
+}
+
+// keepResult keeps the outcome of a call whose caller is not back yet.
+func (r *Router) keepResult(id yr.ID, values []wire.Value, s *Session) {
+	rec := r.recovery
 	kept := make([]wire.Value, len(values))
 	for i, v := range values {
 		v.Data, v.Contains = bytes.Clone(v.Data), bytes.Clone(v.Contains)
@@ -396,7 +439,6 @@ func (r *Router) recoveredResult(id yr.ID, values []wire.Value, s *Session) bool
 	}
 	delete(rec.running, id)
 	rec.results[id] = recovered{kept, s}
-	return true
 }
 
 // resumedAt are the calls that a worker has run since before the restart, as

@@ -62,6 +62,9 @@ func (n *node) crash(drivers ...*driver) {
 	for _, c := range conns {
 		c.Close()
 	}
+	if n.lab != nil {
+		n.lab.cut(n)
+	}
 	n.serving.Wait() // the old daemon's readers are gone with it
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel() // a crash does not wait for workers
@@ -82,11 +85,18 @@ func (n *node) crash(drivers ...*driver) {
 	for _, d := range drivers {
 		ids = append(ids, d.prefix.ID(0))
 	}
-	r.Recover(survivors, ids)
+	var others []yr.Node
+	if n.lab != nil {
+		others = n.lab.knew(n)
+	}
+	r.Recover(survivors, ids, others)
 	require.NoError(n.t, r.Open(n.t.Context()))
 	n.mu.Lock()
 	n.router, n.down = r, false
 	n.mu.Unlock()
+	if n.lab != nil {
+		n.lab.rejoin(n)
+	}
 }
 
 func (n *node) current() *route.Router {

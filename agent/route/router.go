@@ -90,6 +90,7 @@ type Options struct {
 	Tag        yr.Tag              // of this node, in the IDs that are made here
 	Sign       func(string) string // proves that this node said it, across restarts
 	Log        zerolog.Logger
+	Remember   func(yr.Node) // marks that this node has to do with another one, for a restart; must not block, may be nil
 	Grace      time.Duration // for shutdown hooks that name no time of their own
 	MaxWorkers int           // 0: DefaultMaxWorkers
 	Now        func() time.Time

@@ -241,3 +241,72 @@ func TestAReferenceInsideAResultOfAnotherNode(t *testing.T) {
 		return nodes[0].current().Counters()["objects"] == 0 && nodes[1].current().Counters()["objects"] == 0
 	}, 5*time.Second, time.Millisecond)
 }
+
+func TestWorkGoesOnWhileTheHirersDaemonRestarts(t *testing.T) {
+	_, nodes := newLab(t, cores(1), cores(3))
+	d := nodes[0].driver(&wirepb.Hello{Job: "job-1"})
+	f := d.define(&wirepb.Options{Cpu: 2000})
+	held := d.call(f, "hold")
+	nodes[1].untilHeld()
+	nodes[0].crash(d)
+	d.resume(nil, append(defineFrame(f, &wirepb.Options{Cpu: 2000}),
+		wire.AppendCall(nil, wire.Resent, &wire.Call{ID: held, Target: f, Returns: 1, Args: []byte("hold")})...))
+	nodes[1].release("done")
+	require.Equal(t, "done", d.result(held).text)
+	require.Equal(t, "more", d.result(d.call(f, "echo more")).text)
+	require.Equal(t, 1, nodes[1].started())
+}
+
+func TestWorkGoesOnWhileTheHostsDaemonRestarts(t *testing.T) {
+	_, nodes := newLab(t, cores(1), cores(3))
+	d := nodes[0].driver(&wirepb.Hello{})
+	f := d.define(&wirepb.Options{Cpu: 2000})
+	held := d.call(f, "hold")
+	nodes[1].untilHeld()
+	nodes[1].crash()
+	nodes[1].release("done")
+	require.Equal(t, "done", d.result(held).text)
+	require.Equal(t, "more", d.result(d.call(f, "echo more")).text)
+	require.Equal(t, 1, nodes[1].started())
+}
+
+func TestAnInstanceElsewhereSurvivesBothDaemons(t *testing.T) {
+	_, nodes := newLab(t, cores(1), cores(3))
+	d := nodes[0].driver(&wirepb.Hello{Job: "job-1"})
+	in, id := d.create("", &wirepb.Options{Cpu: 2000}, "")
+	d.event(id, yr.StateRunning)
+	require.Equal(t, "1", d.result(d.call(in, "count")).text)
+	nodes[1].crash()
+	require.Equal(t, "2", d.result(d.call(in, "count")).text)
+	nodes[0].crash(d)
+	d.resume(nil, wire.AppendMessage(nil, wire.Bind, 0, &wirepb.Bind{Number: in, InstanceId: id[:]}))
+	require.Equal(t, "3", d.result(d.call(in, "count")).text)
+}
+
+func TestCallersElsewhereDoNotNoticeARestartOfTheHome(t *testing.T) {
+	_, nodes := newLab(t, cores(1), cores(1))
+	owner := nodes[0].driver(&wirepb.Hello{Job: "job-1"})
+	_, id := owner.create("counter", &wirepb.Options{Cpu: 500}, "")
+	owner.event(id, yr.StateRunning)
+	d := nodes[1].driver(&wirepb.Hello{})
+	d.numbers++
+	d.send(wire.AppendMessage(nil, wire.Bind, 0, &wirepb.Bind{Number: d.numbers, InstanceId: id[:]}))
+	require.Equal(t, "1", d.result(d.call(d.numbers, "count")).text)
+	held := d.call(d.numbers, "hold")
+	nodes[0].untilHeld()
+	nodes[0].crash(owner)
+	owner.resume(nil, wire.AppendMessage(nil, wire.Bind, 0, &wirepb.Bind{Number: owner.numbers, InstanceId: id[:]}))
+	nodes[0].release("done")
+	require.Equal(t, "done", d.result(held).text)
+	require.Equal(t, "2", d.result(d.call(d.numbers, "count")).text)
+}
+
+func TestAnObjectKeptElsewhereIsFoundAfterARestart(t *testing.T) {
+	_, nodes := newLab(t, cores(1), cores(3))
+	d := nodes[0].driver(&wirepb.Hello{})
+	f := d.define(&wirepb.Options{Cpu: 2000})
+	object := d.put(3<<20, 'x')
+	require.Equal(t, fmt.Sprint(3<<20), d.result(d.call(f, "size", object)).text)
+	nodes[1].crash()
+	require.Equal(t, fmt.Sprint(3<<20), d.result(d.call(f, "size", object)).text)
+}

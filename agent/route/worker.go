@@ -264,7 +264,7 @@ func (s *Session) result(number uint64, body []byte) error {
 func (r *Router) result(w *worker, number uint64, id yr.ID, values []wire.Value, maker *Session) {
 	d, ok := w.inflight.take(number)
 	if !ok {
-		if w.host != nil || !r.recoveredResult(id, values, maker) {
+		if !r.recoveredResult(w, id, values, maker) {
 			r.discard(id, values, maker) // the task was given back, or this is a repetition
 		}
 		return

@@ -7,25 +7,27 @@ import "yr/pkg/yr"
 
 // Source is the data of an Away value: which object, and which node to ask for its bytes.
 type Source struct {
-	ID   yr.ID
-	Size uint64
-	Tag  yr.Tag // of the node that has the bytes; zero in what an SDK is sent, which asks its agent
+	ID    yr.ID
+	Size  uint64
+	Tag   yr.Tag   // of the node that has the bytes; zero in what an SDK is sent, which asks its agent
+	Place yr.Place // in that node's memory; zero if it is not there
 }
 
-const sourceLen = yr.IDLen + 8 + yr.TagLen
+const sourceLen = yr.IDLen + 8 + yr.TagLen + placeLen
 
 // AwayValue is a value that stands for bytes elsewhere.
 func AwayValue(s Source) Value {
 	b := make([]byte, 0, sourceLen)
 	b = append(b, s.ID[:]...)
 	b = le.AppendUint64(b, s.Size)
-	return Value{Kind: Away, Data: append(b, s.Tag[:]...)}
+	b = append(b, s.Tag[:]...)
+	return Value{Kind: Away, Data: AppendPlace(b, s.Place)}
 }
 
 // Source reads the data of an Away value.
 func (v *Value) Source() Source {
 	b := v.Data // its length was checked when it was decoded
-	return Source{ID: yr.ID(b[:yr.IDLen]), Size: le.Uint64(b[yr.IDLen:]), Tag: yr.Tag(b[yr.IDLen+8:])}
+	return Source{ID: yr.ID(b[:yr.IDLen]), Size: le.Uint64(b[yr.IDLen:]), Tag: yr.Tag(b[yr.IDLen+8 : yr.IDLen+8+yr.TagLen]), Place: decodePlace(b[sourceLen-placeLen:])}
 }
 
 // MaybeSource is Source for data that was not decoded as a value.

@@ -93,6 +93,11 @@ const (
 	Forget   Type = 120
 	JobEnd   Type = 121
 	JobEnded Type = 122
+	Kept     Type = 123
+	Wanted   Type = 124
+	Resumed  Type = 125
+	Reunited Type = 126
+	JobKept  Type = 127
 )
 
 // Flags of CALL, TASK and PUT.

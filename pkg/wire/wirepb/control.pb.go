@@ -480,6 +480,9 @@ type WorkerAssignment struct {
 	CodePaths     []string               `protobuf:"bytes,8,rep,name=code_paths,json=codePaths,proto3" json:"code_paths,omitempty"`
 	Pool          uint64                 `protobuf:"varint,9,opt,name=pool,proto3" json:"pool,omitempty"` // which pool this worker belongs to, the agent's business
 	Options       *Options               `protobuf:"bytes,10,opt,name=options,proto3" json:"options,omitempty"`
+	Hirer         string                 `protobuf:"bytes,11,opt,name=hirer,proto3" json:"hirer,omitempty"` // the node that this worker runs for, if another one
+	Hire          uint32                 `protobuf:"varint,12,opt,name=hire,proto3" json:"hire,omitempty"`  // its number on the link with that node
+	HirerTag      string                 `protobuf:"bytes,13,opt,name=hirer_tag,json=hirerTag,proto3" json:"hirer_tag,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -582,6 +585,27 @@ func (x *WorkerAssignment) GetOptions() *Options {
 		return x.Options
 	}
 	return nil
+}
+
+func (x *WorkerAssignment) GetHirer() string {
+	if x != nil {
+		return x.Hirer
+	}
+	return ""
+}
+
+func (x *WorkerAssignment) GetHire() uint32 {
+	if x != nil {
+		return x.Hire
+	}
+	return 0
+}
+
+func (x *WorkerAssignment) GetHirerTag() string {
+	if x != nil {
+		return x.HirerTag
+	}
+	return ""
 }
 
 type Options struct {
@@ -1817,6 +1841,7 @@ type Greet struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Tag           string                 `protobuf:"bytes,1,opt,name=tag,proto3" json:"tag,omitempty"` // of the node that says it
 	Version       string                 `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
+	Recovering    bool                   `protobuf:"varint,3,opt,name=recovering,proto3" json:"recovering,omitempty"` // its daemon crashed, and it can be told what it had to do with the other
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1863,6 +1888,13 @@ func (x *Greet) GetVersion() string {
 		return x.Version
 	}
 	return ""
+}
+
+func (x *Greet) GetRecovering() bool {
+	if x != nil {
+		return x.Recovering
+	}
+	return false
 }
 
 // JobInfo is what a node needs to know of a job that lives on another one.
@@ -2348,6 +2380,206 @@ func (x *JobEnd) GetReason() string {
 	return ""
 }
 
+// KeptWorker is a worker that was hired, and still runs for whoever hired it.
+type KeptWorker struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Hire          *Hire                  `protobuf:"bytes,1,opt,name=hire,proto3" json:"hire,omitempty"`
+	Joined        bool                   `protobuf:"varint,2,opt,name=joined,proto3" json:"joined,omitempty"`
+	Pid           int64                  `protobuf:"varint,3,opt,name=pid,proto3" json:"pid,omitempty"`
+	Running       [][]byte               `protobuf:"bytes,4,rep,name=running,proto3" json:"running,omitempty"`                                   // tasks that it has and did not answer
+	Last          uint64                 `protobuf:"varint,5,opt,name=last,proto3" json:"last,omitempty"`                                        // the last delivery that it was given
+	InstanceState uint32                 `protobuf:"varint,6,opt,name=instance_state,json=instanceState,proto3" json:"instance_state,omitempty"` // yr.InstanceState, instances only
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeptWorker) Reset() {
+	*x = KeptWorker{}
+	mi := &file_pkg_wire_control_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeptWorker) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeptWorker) ProtoMessage() {}
+
+func (x *KeptWorker) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_wire_control_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeptWorker.ProtoReflect.Descriptor instead.
+func (*KeptWorker) Descriptor() ([]byte, []int) {
+	return file_pkg_wire_control_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *KeptWorker) GetHire() *Hire {
+	if x != nil {
+		return x.Hire
+	}
+	return nil
+}
+
+func (x *KeptWorker) GetJoined() bool {
+	if x != nil {
+		return x.Joined
+	}
+	return false
+}
+
+func (x *KeptWorker) GetPid() int64 {
+	if x != nil {
+		return x.Pid
+	}
+	return 0
+}
+
+func (x *KeptWorker) GetRunning() [][]byte {
+	if x != nil {
+		return x.Running
+	}
+	return nil
+}
+
+func (x *KeptWorker) GetLast() uint64 {
+	if x != nil {
+		return x.Last
+	}
+	return 0
+}
+
+func (x *KeptWorker) GetInstanceState() uint32 {
+	if x != nil {
+		return x.InstanceState
+	}
+	return 0
+}
+
+// WantedWorker is a worker that the other node runs, or ran, for this one.
+type WantedWorker struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Number        uint32                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	WorkerId      []byte                 `protobuf:"bytes,2,opt,name=worker_id,json=workerId,proto3" json:"worker_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WantedWorker) Reset() {
+	*x = WantedWorker{}
+	mi := &file_pkg_wire_control_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WantedWorker) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WantedWorker) ProtoMessage() {}
+
+func (x *WantedWorker) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_wire_control_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WantedWorker.ProtoReflect.Descriptor instead.
+func (*WantedWorker) Descriptor() ([]byte, []int) {
+	return file_pkg_wire_control_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *WantedWorker) GetNumber() uint32 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *WantedWorker) GetWorkerId() []byte {
+	if x != nil {
+		return x.WorkerId
+	}
+	return nil
+}
+
+// ResumedWorker says what a wanted worker is doing. All its earlier results were
+// sent again before.
+type ResumedWorker struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Number        uint32                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	Running       [][]byte               `protobuf:"bytes,2,rep,name=running,proto3" json:"running,omitempty"`
+	Started       uint64                 `protobuf:"varint,3,opt,name=started,proto3" json:"started,omitempty"` // the last delivery that it began
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResumedWorker) Reset() {
+	*x = ResumedWorker{}
+	mi := &file_pkg_wire_control_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResumedWorker) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResumedWorker) ProtoMessage() {}
+
+func (x *ResumedWorker) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_wire_control_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResumedWorker.ProtoReflect.Descriptor instead.
+func (*ResumedWorker) Descriptor() ([]byte, []int) {
+	return file_pkg_wire_control_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *ResumedWorker) GetNumber() uint32 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *ResumedWorker) GetRunning() [][]byte {
+	if x != nil {
+		return x.Running
+	}
+	return nil
+}
+
+func (x *ResumedWorker) GetStarted() uint64 {
+	if x != nil {
+		return x.Started
+	}
+	return 0
+}
+
 var File_pkg_wire_control_proto protoreflect.FileDescriptor
 
 const file_pkg_wire_control_proto_rawDesc = "" +
@@ -2411,7 +2643,7 @@ const file_pkg_wire_control_proto_rawDesc = "" +
 	"assignment\x18\r \x01(\fR\n" +
 	"assignment\x12%\n" +
 	"\x0estore_capacity\x18\x0e \x01(\x04R\rstoreCapacity\x12\x16\n" +
-	"\x06prefix\x18\x0f \x01(\tR\x06prefix\"\xa8\x02\n" +
+	"\x06prefix\x18\x0f \x01(\tR\x06prefix\"\xef\x02\n" +
 	"\x10WorkerAssignment\x12\x10\n" +
 	"\x03job\x18\x01 \x01(\tR\x03job\x12\x16\n" +
 	"\x06tenant\x18\x02 \x01(\tR\x06tenant\x12\x1f\n" +
@@ -2425,7 +2657,10 @@ const file_pkg_wire_control_proto_rawDesc = "" +
 	"code_paths\x18\b \x03(\tR\tcodePaths\x12\x12\n" +
 	"\x04pool\x18\t \x01(\x04R\x04pool\x12*\n" +
 	"\aoptions\x18\n" +
-	" \x01(\v2\x10.yr.wire.OptionsR\aoptions\"\x83\b\n" +
+	" \x01(\v2\x10.yr.wire.OptionsR\aoptions\x12\x14\n" +
+	"\x05hirer\x18\v \x01(\tR\x05hirer\x12\x12\n" +
+	"\x04hire\x18\f \x01(\rR\x04hire\x12\x1b\n" +
+	"\thirer_tag\x18\r \x01(\tR\bhirerTag\"\x83\b\n" +
 	"\aOptions\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x10\n" +
@@ -2560,10 +2795,13 @@ const file_pkg_wire_control_proto_rawDesc = "" +
 	"\n" +
 	"generation\x18\x03 \x01(\rR\n" +
 	"generation\x12\x1a\n" +
-	"\bwritable\x18\x04 \x01(\bR\bwritable\"3\n" +
+	"\bwritable\x18\x04 \x01(\bR\bwritable\"S\n" +
 	"\x05Greet\x12\x10\n" +
 	"\x03tag\x18\x01 \x01(\tR\x03tag\x12\x18\n" +
-	"\aversion\x18\x02 \x01(\tR\aversion\"\x99\x03\n" +
+	"\aversion\x18\x02 \x01(\tR\aversion\x12\x1e\n" +
+	"\n" +
+	"recovering\x18\x03 \x01(\bR\n" +
+	"recovering\"\x99\x03\n" +
 	"\aJobInfo\x12\x10\n" +
 	"\x03job\x18\x01 \x01(\tR\x03job\x12\x16\n" +
 	"\x06tenant\x18\x02 \x01(\tR\x06tenant\x12\x1c\n" +
@@ -2617,7 +2855,22 @@ const file_pkg_wire_control_proto_rawDesc = "" +
 	"\x06joined\x18\x05 \x01(\bR\x06joined\"2\n" +
 	"\x06JobEnd\x12\x10\n" +
 	"\x03job\x18\x01 \x01(\tR\x03job\x12\x16\n" +
-	"\x06reason\x18\x02 \x01(\tR\x06reasonB\x14Z\x12yr/pkg/wire/wirepbb\x06proto3"
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"\xae\x01\n" +
+	"\n" +
+	"KeptWorker\x12!\n" +
+	"\x04hire\x18\x01 \x01(\v2\r.yr.wire.HireR\x04hire\x12\x16\n" +
+	"\x06joined\x18\x02 \x01(\bR\x06joined\x12\x10\n" +
+	"\x03pid\x18\x03 \x01(\x03R\x03pid\x12\x18\n" +
+	"\arunning\x18\x04 \x03(\fR\arunning\x12\x12\n" +
+	"\x04last\x18\x05 \x01(\x04R\x04last\x12%\n" +
+	"\x0einstance_state\x18\x06 \x01(\rR\rinstanceState\"C\n" +
+	"\fWantedWorker\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\rR\x06number\x12\x1b\n" +
+	"\tworker_id\x18\x02 \x01(\fR\bworkerId\"[\n" +
+	"\rResumedWorker\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\rR\x06number\x12\x18\n" +
+	"\arunning\x18\x02 \x03(\fR\arunning\x12\x18\n" +
+	"\astarted\x18\x03 \x01(\x04R\astartedB\x14Z\x12yr/pkg/wire/wirepbb\x06proto3"
 
 var (
 	file_pkg_wire_control_proto_rawDescOnce sync.Once
@@ -2631,7 +2884,7 @@ func file_pkg_wire_control_proto_rawDescGZIP() []byte {
 	return file_pkg_wire_control_proto_rawDescData
 }
 
-var file_pkg_wire_control_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
+var file_pkg_wire_control_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
 var file_pkg_wire_control_proto_goTypes = []any{
 	(*Hello)(nil),            // 0: yr.wire.Hello
 	(*WorkerState)(nil),      // 1: yr.wire.WorkerState
@@ -2659,38 +2912,42 @@ var file_pkg_wire_control_proto_goTypes = []any{
 	(*Dismiss)(nil),          // 23: yr.wire.Dismiss
 	(*Gone)(nil),             // 24: yr.wire.Gone
 	(*JobEnd)(nil),           // 25: yr.wire.JobEnd
-	nil,                      // 26: yr.wire.Hello.EnvVarsEntry
-	nil,                      // 27: yr.wire.Options.CustomResourcesEntry
-	nil,                      // 28: yr.wire.Options.EnvVarsEntry
-	nil,                      // 29: yr.wire.Options.CustomExtensionsEntry
-	nil,                      // 30: yr.wire.JobInfo.EnvVarsEntry
-	nil,                      // 31: yr.wire.Hire.NeedEntry
-	nil,                      // 32: yr.wire.Hired.AvailableEntry
+	(*KeptWorker)(nil),       // 26: yr.wire.KeptWorker
+	(*WantedWorker)(nil),     // 27: yr.wire.WantedWorker
+	(*ResumedWorker)(nil),    // 28: yr.wire.ResumedWorker
+	nil,                      // 29: yr.wire.Hello.EnvVarsEntry
+	nil,                      // 30: yr.wire.Options.CustomResourcesEntry
+	nil,                      // 31: yr.wire.Options.EnvVarsEntry
+	nil,                      // 32: yr.wire.Options.CustomExtensionsEntry
+	nil,                      // 33: yr.wire.JobInfo.EnvVarsEntry
+	nil,                      // 34: yr.wire.Hire.NeedEntry
+	nil,                      // 35: yr.wire.Hired.AvailableEntry
 }
 var file_pkg_wire_control_proto_depIdxs = []int32{
 	1,  // 0: yr.wire.Hello.worker:type_name -> yr.wire.WorkerState
-	26, // 1: yr.wire.Hello.env_vars:type_name -> yr.wire.Hello.EnvVarsEntry
+	29, // 1: yr.wire.Hello.env_vars:type_name -> yr.wire.Hello.EnvVarsEntry
 	17, // 2: yr.wire.Hello.leases:type_name -> yr.wire.Lease
 	4,  // 3: yr.wire.WorkerAssignment.options:type_name -> yr.wire.Options
-	27, // 4: yr.wire.Options.custom_resources:type_name -> yr.wire.Options.CustomResourcesEntry
-	28, // 5: yr.wire.Options.env_vars:type_name -> yr.wire.Options.EnvVarsEntry
-	29, // 6: yr.wire.Options.custom_extensions:type_name -> yr.wire.Options.CustomExtensionsEntry
+	30, // 4: yr.wire.Options.custom_resources:type_name -> yr.wire.Options.CustomResourcesEntry
+	31, // 5: yr.wire.Options.env_vars:type_name -> yr.wire.Options.EnvVarsEntry
+	32, // 6: yr.wire.Options.custom_extensions:type_name -> yr.wire.Options.CustomExtensionsEntry
 	5,  // 7: yr.wire.Function.code_value:type_name -> yr.wire.Value
 	4,  // 8: yr.wire.Function.options:type_name -> yr.wire.Options
 	4,  // 9: yr.wire.Create.options:type_name -> yr.wire.Options
 	13, // 10: yr.wire.InstanceEvent.status:type_name -> yr.wire.Status
 	13, // 11: yr.wire.Lease.status:type_name -> yr.wire.Status
-	30, // 12: yr.wire.JobInfo.env_vars:type_name -> yr.wire.JobInfo.EnvVarsEntry
+	33, // 12: yr.wire.JobInfo.env_vars:type_name -> yr.wire.JobInfo.EnvVarsEntry
 	20, // 13: yr.wire.Hire.job:type_name -> yr.wire.JobInfo
 	4,  // 14: yr.wire.Hire.options:type_name -> yr.wire.Options
-	31, // 15: yr.wire.Hire.need:type_name -> yr.wire.Hire.NeedEntry
+	34, // 15: yr.wire.Hire.need:type_name -> yr.wire.Hire.NeedEntry
 	13, // 16: yr.wire.Hired.status:type_name -> yr.wire.Status
-	32, // 17: yr.wire.Hired.available:type_name -> yr.wire.Hired.AvailableEntry
-	18, // [18:18] is the sub-list for method output_type
-	18, // [18:18] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	35, // 17: yr.wire.Hired.available:type_name -> yr.wire.Hired.AvailableEntry
+	21, // 18: yr.wire.KeptWorker.hire:type_name -> yr.wire.Hire
+	19, // [19:19] is the sub-list for method output_type
+	19, // [19:19] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_pkg_wire_control_proto_init() }
@@ -2704,7 +2961,7 @@ func file_pkg_wire_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pkg_wire_control_proto_rawDesc), len(file_pkg_wire_control_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   33,
+			NumMessages:   36,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
