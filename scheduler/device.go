@@ -8,14 +8,18 @@ import (
 	"yr/pkg/yr"
 )
 
-// pick chooses cards of one model for d. used is what the same plan took before.
-func (d *deviceNeed) pick(devices []Device, used []card) []card {
-	for _, model := range d.models(devices) {
+// pick chooses cards of one model for d. used is what the same plan took before;
+// empty asks what would be if nobody else used any.
+func (d *deviceNeed) pick(devices []Device, used []card, empty bool) []card {
+	for i := range devices {
+		if !d.first(devices, i) {
+			continue
+		}
 		var cards []card
-		if d.count < whole {
-			cards = pickShare(devices, model, d.count, used)
+		if model := devices[i].Model; d.count < whole {
+			cards = d.pickShare(devices, model, used, empty)
 		} else {
-			cards = pickWhole(devices, model, int(d.count/whole), used)
+			cards = d.pickWhole(devices, model, used, empty)
 		}
 		if cards != nil {
 			return cards
@@ -24,47 +28,72 @@ func (d *deviceNeed) pick(devices []Device, used []card) []card {
 	return nil
 }
 
-// models are the resource names of the node's cards that match, in the node's order.
-func (d *deviceNeed) models(devices []Device) []string {
-	if d.kind != kindCount {
-		return nil // only the number of cards is known
+// first reports whether card i is the node's first of a model that is asked for.
+func (d *deviceNeed) first(devices []Device, i int) bool {
+	if devices[i].Type != d.typ || !d.matches(devices[i].Model) {
+		return false
 	}
-	var names []string
-	for i := range devices {
-		if devices[i].Type != d.typ {
-			continue
-		}
-		name := resourceName(devices[i])
-		if !slices.Contains(names, name) && d.pattern.MatchString(name) {
-			names = append(names, name)
+	for j := range devices[:i] {
+		if d.of(&devices[j], devices[i].Model) {
+			return false
 		}
 	}
-	return names
+	return true
 }
 
-// pickWhole takes n unused cards: the tightest run of neighbours that has n of
-// them, else the first n.
-func pickWhole(devices []Device, model string, n int, used []card) []card {
+// known reports whether a node has any card that is asked for.
+func (d *deviceNeed) known(devices []Device) bool {
+	for i := range devices {
+		if devices[i].Type == d.typ && d.matches(devices[i].Model) {
+			return true
+		}
+	}
+	return false
+}
+
+// matches asks the expression once for each model, however many nodes have it.
+func (d *deviceNeed) matches(model string) bool {
+	if d.kind != kindCount {
+		return false // only the number of cards is known
+	}
+	matches, asked := d.matched[model]
+	if !asked {
+		matches = d.pattern.MatchString(resourceName(Device{Type: d.typ, Model: model}))
+		if d.matched == nil {
+			d.matched = make(map[string]bool)
+		}
+		d.matched[model] = matches
+	}
+	return matches
+}
+
+func (d *deviceNeed) of(device *Device, model string) bool {
+	return device.Type == d.typ && device.Model == model
+}
+
+// pickWhole takes unused cards: the tightest run of neighbours that has enough of
+// them, else the first ones.
+func (d *deviceNeed) pickWhole(devices []Device, model string, used []card, empty bool) []card {
+	n := int(d.count / whole)
+	if d.unused(devices, model, used, empty) < n {
+		return nil
+	}
 	var all, run, best []card
 	for i := range devices {
-		if resourceName(devices[i]) != model {
+		if !d.of(&devices[i], model) {
 			continue
 		}
-		if left(devices, i, used) < whole {
+		if left(devices, i, used, empty) < whole {
 			best, run = tighter(best, run, n), nil
 			continue
 		}
 		all = append(all, card{i, whole})
 		run = append(run, card{i, whole})
 	}
-	best = tighter(best, run, n)
-	switch {
-	case best != nil:
+	if best = tighter(best, run, n); best != nil {
 		return best[:n]
-	case len(all) >= n:
-		return all[:n]
 	}
-	return nil
+	return all[:n]
 }
 
 // tighter is the shorter of two runs that hold n.
@@ -75,27 +104,55 @@ func tighter(best, run []card, n int) []card {
 	return best
 }
 
+func (d *deviceNeed) unused(devices []Device, model string, used []card, empty bool) (count int) {
+	for i := range devices {
+		if d.of(&devices[i], model) && left(devices, i, used, empty) >= whole {
+			count++
+		}
+	}
+	return count
+}
+
+// enough is whether pick would find cards for this need alone.
+func (d *deviceNeed) enough(devices []Device, empty bool) bool {
+	for i := range devices {
+		switch {
+		case !d.first(devices, i):
+		case d.count < whole:
+			if d.pickShare(devices, devices[i].Model, nil, empty) != nil {
+				return true
+			}
+		case d.unused(devices, devices[i].Model, nil, empty) >= int(d.count/whole):
+			return true
+		}
+	}
+	return false
+}
+
 // pickShare takes a fraction of the fullest card that has it left, so that whole
 // cards stay whole. Sharing needs to know how large a card is.
-func pickShare(devices []Device, model string, share yr.Milli, used []card) []card {
+func (d *deviceNeed) pickShare(devices []Device, model string, used []card, empty bool) []card {
 	best, least := -1, whole+1
 	for i := range devices {
-		if resourceName(devices[i]) != model || devices[i].Memory == 0 {
+		if !d.of(&devices[i], model) || devices[i].Memory == 0 {
 			continue
 		}
-		if free := left(devices, i, used); free >= share && free < least {
+		if free := left(devices, i, used, empty); free >= d.count && free < least {
 			best, least = i, free
 		}
 	}
 	if best < 0 {
 		return nil
 	}
-	return []card{{best, share}}
+	return []card{{best, d.count}}
 }
 
 // left is what used leaves of a card.
-func left(devices []Device, i int, used []card) yr.Milli {
+func left(devices []Device, i int, used []card, empty bool) yr.Milli {
 	free := devices[i].Free
+	if empty {
+		free = whole
+	}
 	for _, c := range used {
 		if c.index == i {
 			free -= c.share

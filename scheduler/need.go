@@ -36,7 +36,8 @@ type deviceNeed struct {
 	typ     string
 	kind    string // "count", or what no node here reports
 	count   yr.Milli
-	pattern *regexp.Regexp // over the node's whole resource name, "GPU/<model>/count"
+	pattern *regexp.Regexp  // over the node's whole resource name, "GPU/<model>/count"
+	matched map[string]bool // what pattern said of a model
 }
 
 // parseNeed checks and sorts what is asked for. The error has code ParamInvalid.
@@ -97,7 +98,7 @@ func parseDevice(key, typ, model, kind string, count yr.Milli) (deviceNeed, erro
 	if err != nil {
 		return deviceNeed{}, invalid("%s: %v", key, err)
 	}
-	return deviceNeed{key, typ, kind, count, pattern}, nil
+	return deviceNeed{key: key, typ: typ, kind: kind, count: count, pattern: pattern}, nil
 }
 
 func invalid(format string, args ...any) error {

@@ -58,7 +58,7 @@ func fits(node *Node, n *need, require []Condition) (cards []card, ok bool) {
 	if node.Cordoned || !labelled(node, require) {
 		return nil, false
 	}
-	return holds(node, n)
+	return holds(node, n, false)
 }
 
 func labelled(node *Node, require []Condition) bool {
@@ -70,15 +70,20 @@ func labelled(node *Node, require []Condition) bool {
 	return true
 }
 
-// holds is fits as far as amounts go.
-func holds(node *Node, n *need) (cards []card, ok bool) {
+// holds is fits as far as amounts go; empty asks it of the node as it would be if
+// nothing ran there.
+func holds(node *Node, n *need, empty bool) (cards []card, ok bool) {
+	available := node.Available
+	if empty {
+		available = node.Capacity
+	}
 	for _, a := range n.amounts {
-		if node.Available[a.name] < a.value {
+		if available[a.name] < a.value {
 			return nil, false
 		}
 	}
 	for i := range n.devices {
-		got := n.devices[i].pick(node.Devices, cards)
+		got := n.devices[i].pick(node.Devices, cards, empty)
 		if got == nil {
 			return nil, false
 		}

@@ -39,11 +39,10 @@ func refuse(s *State, n *need, require []Condition) Plan {
 	var order []shortage
 	for i := range s.Nodes {
 		node := &s.Nodes[i]
-		empty := node.Empty()
-		if _, ok := holds(&empty, n); ok && labelled(node, require) {
-			possible = true
+		if !possible && labelled(node, require) {
+			_, possible = holds(node, n, true)
 		}
-		short := lacks(node, &empty, n, require)
+		short := lacks(node, n, require)
 		if counts[short]++; counts[short] == 1 {
 			order = append(order, short)
 		}
@@ -59,7 +58,7 @@ func refuse(s *State, n *need, require []Condition) Plan {
 }
 
 // lacks is the reason why this node does not take the request.
-func lacks(node, empty *Node, n *need, require []Condition) shortage {
+func lacks(node *Node, n *need, require []Condition) shortage {
 	worst := shortage{rank: -1}
 	consider := func(name string, rank int) {
 		if rank > worst.rank {
@@ -68,17 +67,17 @@ func lacks(node, empty *Node, n *need, require []Condition) shortage {
 	}
 	for _, a := range n.amounts {
 		if node.Available[a.name] < a.value {
-			consider(a.name, grade(empty.Available[a.name], a.value))
+			consider(a.name, grade(node.Capacity[a.name], a.value))
 		}
 	}
 	for i := range n.devices {
 		d := &n.devices[i]
 		switch {
-		case len(d.models(node.Devices)) == 0:
+		case !d.known(node.Devices):
 			consider(d.key, notFound)
-		case d.pick(empty.Devices, nil) == nil:
+		case !d.enough(node.Devices, true):
 			consider(d.key, outOfCapacity)
-		case d.pick(node.Devices, nil) == nil:
+		case !d.enough(node.Devices, false):
 			consider(d.key, notEnough)
 		}
 	}
@@ -153,8 +152,11 @@ func (n *need) amount(node *Node, name string) (asked, free, capacity yr.Milli) 
 	for i := range n.devices {
 		if d := &n.devices[i]; d.key == name {
 			asked = d.count
-			for _, model := range d.models(node.Devices) {
-				if f, c := cardsOf(node, model); c > capacity {
+			for j := range node.Devices {
+				if !d.first(node.Devices, j) {
+					continue
+				}
+				if f, c := d.cardsOf(node, node.Devices[j].Model); c > capacity {
 					free, capacity = f, c
 				}
 			}
@@ -163,10 +165,10 @@ func (n *need) amount(node *Node, name string) (asked, free, capacity yr.Milli) 
 	return asked, free, capacity
 }
 
-func cardsOf(node *Node, model string) (free, capacity yr.Milli) {
-	for _, d := range node.Devices {
-		if resourceName(d) == model {
-			free += d.Free
+func (d *deviceNeed) cardsOf(node *Node, model string) (free, capacity yr.Milli) {
+	for i := range node.Devices {
+		if d.of(&node.Devices[i], model) {
+			free += node.Devices[i].Free
 			capacity += whole
 		}
 	}
@@ -182,11 +184,10 @@ func impossible(s *State, n *need) string {
 		all = append(all, text)
 		largest := yr.Milli(0)
 		for i := range s.Nodes {
-			empty := s.Nodes[i].Empty()
-			if enough(&empty) {
+			if enough(&s.Nodes[i]) {
 				return
 			}
-			_, _, capacity := n.amount(&empty, name)
+			_, _, capacity := n.amount(&s.Nodes[i], name)
 			largest = max(largest, capacity)
 		}
 		switch {
@@ -199,11 +200,11 @@ func impossible(s *State, n *need) string {
 		}
 	}
 	for _, a := range n.amounts {
-		consider(a.name, a.value, func(e *Node) bool { return e.Available[a.name] >= a.value })
+		consider(a.name, a.value, func(node *Node) bool { return node.Capacity[a.name] >= a.value })
 	}
 	for i := range n.devices {
 		d := &n.devices[i]
-		consider(d.key, d.count, func(e *Node) bool { return d.pick(e.Devices, nil) != nil })
+		consider(d.key, d.count, func(node *Node) bool { return d.enough(node.Devices, true) })
 	}
 	if len(parts) > 0 {
 		return strings.Join(parts, ", ")
