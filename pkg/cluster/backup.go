@@ -34,9 +34,18 @@ const (
 	sumBytes  = sha256.Size
 )
 
-// Backup writes a consistent copy of the whole registry. It works on any member,
-// and without a majority: the copy is then of what this member has.
+// Backup writes a consistent copy of the registry that holds everything
+// acknowledged before. Any member can be asked; a majority is needed.
 func (m *Member) Backup(ctx context.Context, w io.Writer) error {
+	if _, err := m.read(ctx, "back up the registry", "\x00"); err != nil { // waits until this member has it all
+		return err
+	}
+	return m.Salvage(ctx, w)
+}
+
+// Salvage is Backup without a majority: it writes what this member has, which may
+// lack what the others have acknowledged since they were last heard.
+func (m *Member) Salvage(ctx context.Context, w io.Writer) error {
 	e, err := m.usable(ctx)
 	if err != nil {
 		return err

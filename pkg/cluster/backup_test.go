@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -33,9 +34,18 @@ func TestBackupAndRestore(t *testing.T) {
 	_, _, err = old.Names().Claim(ctx, "t", "", "later", nil)
 	require.NoError(t, err)
 
+	m.kill(0)
+	m.kill(1)
+	short, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	require.ErrorIs(t, m.live[2].Backup(short, io.Discard), cluster.ErrNoQuorum)
+	var salvaged bytes.Buffer
+	require.NoError(t, m.live[2].Salvage(ctx, &salvaged), "what one has can be saved without the others")
+	require.NoError(t, cluster.Restore(ctx, &salvaged, filepath.Join(t.TempDir(), "etcd")))
+	m.kill(2)
+
 	// Everything is lost; a new machine gets the backup, and is grown again.
 	for i := range 3 {
-		m.kill(i)
 		require.NoError(t, os.RemoveAll(m.dirs[i]))
 	}
 	require.NoError(t, os.MkdirAll(filepath.Join(m.dirs[0], "restoring"), 0o700), "as a Restore leaves it that was killed")

@@ -19,9 +19,17 @@ import (
 
 // onEvery runs a behaviour test against every store that there is.
 func onEvery(t *testing.T, test func(t *testing.T, kv cluster.KV)) {
-	t.Run("etcd", func(t *testing.T) { test(t, openMember(t, t.TempDir())) })
-	t.Run("external etcd", func(t *testing.T) { test(t, openExternal(t)) })
-	t.Run("inprocess", func(t *testing.T) { test(t, inprocess.New()) })
+	t.Parallel()
+	for name, open := range map[string]func(t *testing.T) cluster.KV{
+		"etcd":          func(t *testing.T) cluster.KV { return openMember(t, t.TempDir()) },
+		"external etcd": func(t *testing.T) cluster.KV { return openExternal(t) },
+		"inprocess":     func(*testing.T) cluster.KV { return inprocess.New() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			test(t, open(t))
+		})
+	}
 }
 
 func openMember(t *testing.T, dir string) *cluster.Member {

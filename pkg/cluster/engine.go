@@ -151,7 +151,7 @@ func (e *engine) boot() error {
 		}()
 		etcd, err := embed.StartEtcd(config)
 		if err != nil {
-			err = m.broken(err)
+			err = m.startError(e.plan, err)
 		}
 		out = outcome{etcd, err}
 	}()

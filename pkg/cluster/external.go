@@ -95,10 +95,9 @@ func (x *External) connect(context.Context) (connection, error) {
 
 // Close ends the connection. It may be called twice.
 func (x *External) Close(context.Context) error {
-	if x.etcd == nil || x.life.Err() != nil {
-		return nil
-	}
 	x.end()
-	_ = x.etcd.Close() // says only that its context has ended
+	if x.etcd != nil {
+		_ = x.etcd.Close() // says only that its context has ended
+	}
 	return nil
 }

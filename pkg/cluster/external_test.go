@@ -22,7 +22,7 @@ func startEtcd(t *testing.T, tls *cluster.PeerTLS) string {
 	c.Dir = filepath.Join(t.TempDir(), "etcd")
 	c.LogLevel = "panic"
 	c.UnsafeNoFsync = true
-	c.TickMs, c.ElectionMs = 10, 100
+	c.TickMs, c.ElectionMs = 10, 50
 	c.ListenPeerUrls, c.AdvertisePeerUrls = nil, []url.URL{{Scheme: "http", Host: "127.0.0.1:1"}}
 	c.InitialCluster = c.InitialClusterFromName(c.Name)
 	scheme := "http"

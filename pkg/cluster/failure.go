@@ -76,6 +76,23 @@ func (m *Member) broken(err error) error {
 	}
 }
 
+// startError gives an error of etcd's start a public code: it may be about the
+// network, or, if there were no files yet, about what the other masters say.
+func (m *Member) startError(p plan, err error) error {
+	const op = "start etcd"
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return &yr.Error{Op: op, Code: yr.AlreadyRunning, Err: err, Msg: "another process listens at this master's peer address; stop it, or choose another peer_port in values.etcd.address"}
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return &yr.Error{Op: op, Code: yr.ParamInvalid, Err: err, Msg: "this master's peer address is not of this machine; correct values.host_ip or values.etcd.address"}
+	}
+	broken := m.broken(err)
+	if p.several && p.fresh && yr.CodeOf(broken) == yr.DiskFailed && !errors.Is(err, fs.ErrPermission) {
+		return &yr.Error{Op: op, Code: yr.Communication, Err: err, Msg: "this master could not begin with the others"}
+	}
+	return broken
+}
+
 // ErrRemoved is why a member fails that the others have removed.
 var ErrRemoved = yr.E("etcd", yr.ParamInvalid,
 	"this master was removed from the cluster; to let it come back, move its etcd directory away and start it again as a new one")

@@ -13,7 +13,9 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -23,12 +25,20 @@ import (
 	"yr/pkg/yr"
 )
 
+// nextPort is below the ports that the kernel gives to connections, so that none
+// of those takes an address before its master listens there.
+var nextPort atomic.Int32
+
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer l.Close()
-	return l.Addr().String()
+	for {
+		port := 12000 + (nextPort.Add(1)+int32(os.Getpid()%500)*32)%18000 //nolint:gosec // small
+		address := net.JoinHostPort("127.0.0.1", strconv.Itoa(int(port)))
+		if l, err := net.Listen("tcp", address); err == nil {
+			require.NoError(t, l.Close())
+			return address
+		}
+	}
 }
 
 // authority signs certificates for masters on loopback.
@@ -308,6 +318,18 @@ func TestBadPeers(t *testing.T) {
 			require.ErrorContains(t, err, row.says)
 		})
 	}
+}
+
+func TestAPeerAddressThatCannotBe(t *testing.T) {
+	t.Parallel()
+	m := newMasters(t, 3)
+	taken, err := net.Listen("tcp", m.voters[0].Address)
+	require.NoError(t, err)
+	defer taken.Close()
+	require.Equal(t, yr.AlreadyRunning, yr.CodeOf(cluster.NewMember(m.options(0)).Open(t.Context())))
+	o := m.options(1)
+	o.Peers.Listen = "192.0.2.1:1" // of nobody
+	require.Equal(t, yr.ParamInvalid, yr.CodeOf(cluster.NewMember(o).Open(t.Context())))
 }
 
 func TestVoters(t *testing.T) {

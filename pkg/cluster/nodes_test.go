@@ -185,12 +185,12 @@ func TestTagsAreUnique(t *testing.T) {
 }
 
 // unlucky draws every tag eight times.
-type unlucky struct{ n int }
+type unlucky struct{ drawn uint16 }
 
 func (u *unlucky) Read(b []byte) (int, error) {
 	for i := range b {
-		b[i] = byte(u.n / 24)
-		u.n++
+		b[i] = byte(u.drawn / 24 & 0xff)
+		u.drawn++
 	}
 	return len(b), nil
 }
@@ -316,9 +316,9 @@ func TestWatch(t *testing.T) {
 		require.Equal(t, want, collect(t, past, len(want)), "from the past, nothing is missing")
 
 		cancel()
-		for range now { //nolint:revive // until it is closed
+		for range now {
 		}
-		for range past { //nolint:revive // until it is closed
+		for range past {
 		}
 	})
 }

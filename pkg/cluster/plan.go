@@ -21,7 +21,7 @@ import (
 
 // foundingToken is part of what several configured masters derive the cluster's
 // id from, each for itself.
-const foundingToken = "etcd-cluster-1"
+const foundingToken = "etcd-cluster-1" //nolint:gosec // a name, not a secret
 
 // A voter that is alone has a name instead of an address; growing replaces it.
 const loneName = "yr"
@@ -32,6 +32,7 @@ var lonePeer = url.URL{Scheme: "unix", Host: "yr-single-voter"}
 // directory only; afterwards etcd knows them from its log.
 type plan struct {
 	several bool // listen for peers, be patient, sync to the disk
+	fresh   bool // the directory is empty
 	name    string
 	cluster string
 	token   string
@@ -62,7 +63,9 @@ func (m *Member) plan(ctx context.Context) (plan, error) {
 	case fresh && (configured || peers.Join != nil):
 		return m.enter(ctx, peers)
 	case configured || grown:
-		return severalPlan(peers, peers.name()+"="+peerURL(peers.Address), embed.ClusterStateFlagExisting), nil
+		p := severalPlan(peers, peers.name()+"="+peerURL(peers.Address), embed.ClusterStateFlagExisting)
+		p.fresh = fresh
+		return p, nil
 	default:
 		return lonePlan(), nil
 	}
@@ -74,7 +77,7 @@ func lonePlan() plan {
 }
 
 func severalPlan(p *Peers, cluster, state string) plan {
-	return plan{several: true, name: p.name(), cluster: cluster, token: foundingToken, state: state}
+	return plan{several: true, fresh: true, name: p.name(), cluster: cluster, token: foundingToken, state: state}
 }
 
 // enter founds a cluster with the other voters, or joins the one they have.
