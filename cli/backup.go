@@ -34,6 +34,9 @@ func Backup(ctx context.Context, c *client.Client, path string, out *Output) err
 	}
 	defer func() { _ = os.Remove(file.Name()) }()
 	n, err := c.Backup(ctx, file)
+	if err == nil && n == 0 {
+		err = yr.E("backup", yr.Internal, "the leader sent nothing")
+	}
 	if err = errors.Join(err, syncClose(file, err)); err != nil {
 		return err
 	}

@@ -109,7 +109,7 @@ func TestRestore(t *testing.T) {
 func TestProgressIsToldWhenItChanges(t *testing.T) {
 	var b bytes.Buffer
 	tell := tellProgress(&Output{Out: &b})
-	for _, p := range []api.Progress{{Node: "n", Instances: 1, Calls: 2}, {Node: "n", Instances: 1, Calls: 2}, {Node: "n", Calls: 1}, {Node: "n", Reason: "silent"}} {
+	for _, p := range []api.Progress{{Node: "n", Instances: 1, Calls: 2}, {Node: "n", Instances: 1, Calls: 2}, {Node: "n", Calls: 1}, {Node: "n"}, {Node: "n", Reason: "silent"}} {
 		tell(p)
 	}
 	require.Equal(t, "node n still runs 1 instance and 2 calls\nnode n still runs 0 instances and 1 call\nnode n does not say what it runs: silent\n", b.String())

@@ -29,15 +29,27 @@ func resolveIdentity(s *config.Settings) error {
 	}
 	s.NodeID = yr.Node(id)
 	s.Label()
-	fresh := newToken
-	if len(s.Join) > 0 || len(s.Masters) > 0 {
-		fresh = func() string { return "" }
+	switch {
+	case len(s.Join) > 0 && s.Token != "":
+		return nil // kept by keepToken, once the cluster has accepted it
+	case len(s.Join) > 0 || len(s.Masters) > 0:
+		s.Token, err = remember(tokenPath(s), 0o600, s.Token, func() string { return "" })
+	default:
+		s.Token, err = remember(tokenPath(s), 0o600, s.Token, newToken)
 	}
-	if s.Token, err = remember(filepath.Join(s.DataDir, "token"), 0o600, s.Token, fresh); err != nil {
+	if err != nil {
 		return err
 	}
 	return needToken(s)
 }
+
+// keepToken lets the next start find the token with which this one has joined.
+func keepToken(s *config.Settings) error {
+	_, err := remember(tokenPath(s), 0o600, s.Token, nil)
+	return err
+}
+
+func tokenPath(s *config.Settings) string { return filepath.Join(s.DataDir, "token") }
 
 // remember returns chosen, else what the file holds, else a new value; the file
 // then holds it.

@@ -150,6 +150,10 @@ func TestOnlyAClusterOfItsOwnMakesAToken(t *testing.T) {
 			given := s
 			given.Token = "secret"
 			require.NoError(t, resolveIdentity(&given))
+			if len(s.Join) > 0 {
+				require.NoFileExists(t, filepath.Join(s.DataDir, "token"), "it may be wrong")
+			}
+			require.NoError(t, keepToken(&given))
 			again := s
 			require.NoError(t, resolveIdentity(&again), "it is kept")
 			require.Equal(t, "secret", again.Token)

@@ -52,7 +52,7 @@ func tellProgress(out *Output) func(api.Progress) {
 		if p.Reason != "" {
 			now = fmt.Sprintf("node %s does not say what it runs: %s", p.Node, p.Reason)
 		}
-		if now != last {
+		if idle := p.Instances+p.Calls == 0 && p.Reason == ""; now != last && !idle {
 			out.Printf("%s\n", now)
 		}
 		last = now

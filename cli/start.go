@@ -96,6 +96,9 @@ func Start(ctx context.Context, opt StartOptions, out *Output) (*Started, error)
 		out.Warnf("%s", w)
 	}
 	s.Timing = greeting.Timing
+	if err := keepToken(&settings); err != nil {
+		out.Warnf("the token was not kept, so give it to the next start again: %v", err)
+	}
 	if s.Session, err = session.Load(dir.File()); err != nil {
 		s.Stop()
 		return nil, err

@@ -2,6 +2,7 @@ package cmd
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"os"
 	"os/exec"
@@ -19,11 +20,14 @@ import (
 
 const patience = 20 * time.Second
 
+// versionVariable lets a test run another version of yr.
+const versionVariable = "YR_TEST_VERSION"
+
 // The test binary is also the program under test: called by the name "yr", by
 // the tests or by itself, it is yr.
 func TestMain(m *testing.M) {
 	if filepath.Base(os.Args[0]) == "yr" {
-		os.Exit(Main("yr", os.Args[1:], "1.2.3"))
+		os.Exit(Main("yr", os.Args[1:], cmp.Or(os.Getenv(versionVariable), "1.2.3")))
 	}
 	os.Exit(m.Run())
 }
