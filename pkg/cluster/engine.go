@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/membership"
@@ -41,6 +42,9 @@ const (
 
 	// maxLearners may catch up at a time: growing from one voter to three adds two.
 	maxLearners = 2
+
+	// defragMiB of free pages in the database make a start give them back first.
+	defragMiB = 64
 )
 
 // settlePause is between attempts at what the others must agree to.
@@ -184,6 +188,7 @@ func (e *engine) config() (*embed.Config, error) {
 	c.SnapshotCount, c.SnapshotCatchUpEntries = snapshotEvery, catchUpEntries
 	c.MaxRequestBytes = maxRequestBytes
 	c.MaxLearners = maxLearners
+	c.BootstrapDefragThresholdMegabytes = defragMiB
 	c.EnableGRPCGateway = false
 	c.AuthToken = ""
 	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(e.logger())
@@ -229,6 +234,7 @@ func (e *engine) settle() {
 			return
 		}
 	}
+	e.lift()
 	close(e.ready)
 	m.readyOnce.Do(func() { close(m.ready) })
 	if e.plan.several && !e.try("become a voter", e.promoteSelf) {
@@ -289,6 +295,24 @@ func (e *engine) answers(ctx context.Context) (bool, error) {
 	defer cancel()
 	_, err := e.client.Get(ctx, "\x00")
 	return err == nil, nil // not yet is no error: requests that wait say who is missing
+}
+
+// lift ends the refusal of writes that reaching the quota once has begun and that
+// etcd keeps until told, if this member's database is below the quota again: it was
+// raised, or old revisions are gone.
+func (e *engine) lift() {
+	server, limit := e.etcd.Server, e.member.options.QuotaBytes
+	for _, alarm := range server.Alarms() {
+		if alarm.GetAlarm() != etcdserverpb.AlarmType_NOSPACE || alarm.GetMemberID() != uint64(server.MemberID()) || server.Backend().SizeInUse() > limit/10*9 {
+			continue
+		}
+		ctx, cancel := context.WithTimeout(e.life, requestTimeout)
+		_, err := e.client.AlarmDisarm(ctx, &clientv3.AlarmMember{MemberID: alarm.GetMemberID(), Alarm: alarm.GetAlarm()})
+		cancel()
+		if err != nil {
+			e.member.options.Log.Warn().Err(err).Msg("the registry still refuses writes although its quota is not reached; restart this master")
+		}
+	}
 }
 
 // announce corrects the address under which the cluster knows this member: a

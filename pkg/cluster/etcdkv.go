@@ -22,7 +22,7 @@ type etcdKV struct {
 	// explain gives an error of a request a public code.
 	explain func(op string, err error) error
 	// slow, if not nil, is called for every request; the result when it is over.
-	slow func(ctx context.Context) (over func())
+	slow func() (over func())
 }
 
 // connection is a client and how long it is of use.
@@ -54,7 +54,7 @@ func (s *etcdKV) client(ctx context.Context) (c *clientv3.Client, request contex
 	request, expire := context.WithTimeout(ctx, requestTimeout)
 	over := func() {}
 	if s.slow != nil {
-		over = s.slow(request)
+		over = s.slow()
 	}
 	connected, err := s.connect(request)
 	if err != nil {

@@ -54,3 +54,18 @@ func FuzzValues(f *testing.F) {
 		_ = decode("k", value, &epoch)
 	})
 }
+
+// What answers at a peer address need not be a master.
+func FuzzAnswer(f *testing.F) {
+	f.Add("7ff49946ee455ece", []byte(`[{"id":1,"peerURLs":["https://a:1"],"name":"etcd0","clientURLs":["unix://yr"]}]`))
+	f.Add("x", []byte(`{}`))
+	f.Fuzz(func(t *testing.T, cluster string, raw []byte) {
+		a, err := parseAnswer(cluster, raw)
+		if err == nil {
+			_ = started(a.members, "a:1")
+			for i := range a.members {
+				_ = addressOf(&a.members[i])
+			}
+		}
+	})
+}

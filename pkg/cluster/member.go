@@ -117,7 +117,7 @@ func (m *Member) Ready() <-chan struct{} { return m.ready }
 
 // WaitReady waits for Ready. Its error names the masters that are missing.
 func (m *Member) WaitReady(ctx context.Context) error {
-	defer m.surveyLater(ctx)()
+	defer m.surveyLater()()
 	select {
 	case <-m.ready:
 		return nil
@@ -133,12 +133,12 @@ const surveyPatience = 250 * time.Millisecond
 
 // surveyLater finds out which masters are missing if the caller still waits after
 // surveyPatience, so that its error can name them. The caller calls done.
-func (m *Member) surveyLater(ctx context.Context) (done func()) {
+func (m *Member) surveyLater() (done func()) {
 	if m.prober == nil {
 		return func() {}
 	}
 	timer := time.AfterFunc(surveyPatience, func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), probeTimeout)
+		ctx, cancel := context.WithTimeout(m.life, probeTimeout)
 		defer cancel()
 		m.prober.survey(ctx, m.otherVoters())
 	})

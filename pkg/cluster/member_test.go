@@ -248,9 +248,9 @@ func smallDisk(t *testing.T, size string) string {
 }
 
 func TestTheQuotaIsATypedError(t *testing.T) {
-	m := cluster.NewMember(cluster.MemberOptions{Dir: t.TempDir(), QuotaBytes: 1 << 20})
+	dir := t.TempDir()
+	m := cluster.NewMember(cluster.MemberOptions{Dir: dir, QuotaBytes: 1 << 20})
 	require.NoError(t, m.Open(t.Context()))
-	defer func() { require.NoError(t, m.Close(context.Background())) }()
 	value := make([]byte, cluster.MaxRecord)
 	var err error
 	require.Eventually(t, func() bool { // the size is measured when etcd commits to its file, every 100 ms
@@ -258,7 +258,17 @@ func TestTheQuotaIsATypedError(t *testing.T) {
 		return err != nil
 	}, 20*time.Second, time.Millisecond)
 	require.Equal(t, yr.DiskFull, yr.CodeOf(err), "%v", err)
-	require.ErrorContains(t, err, "quota")
+	require.ErrorContains(t, err, "etcd.args.quota-backend-bytes")
+	require.NoError(t, m.Close(t.Context()))
+
+	m = cluster.NewMember(cluster.MemberOptions{Dir: dir, QuotaBytes: 16 << 20})
+	require.NoError(t, m.Open(t.Context()))
+	_, err = m.Commit(t.Context(), nil, []cluster.Write{{Key: "k", Value: value}})
+	require.NoError(t, err, "what the message advises helps")
+	require.NoError(t, m.Close(t.Context()))
+
+	m = cluster.NewMember(cluster.MemberOptions{Dir: dir, QuotaBytes: -1})
+	require.Equal(t, yr.ParamInvalid, yr.CodeOf(m.Open(t.Context())))
 }
 
 func TestCancelWhileStarting(t *testing.T) {

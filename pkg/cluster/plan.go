@@ -62,9 +62,11 @@ func (m *Member) plan(ctx context.Context) (plan, error) {
 	switch {
 	case fresh && (configured || peers.Join != nil):
 		return m.enter(ctx, peers)
+	case fresh && grown:
+		return plan{}, yr.E("start etcd", yr.ParamInvalid, "this master was about to join others when it ended; start it again with --join, or move %s away", m.options.Dir)
 	case configured || grown:
 		p := severalPlan(peers, peers.name()+"="+peerURL(peers.Address), embed.ClusterStateFlagExisting)
-		p.fresh = fresh
+		p.fresh = false
 		return p, nil
 	default:
 		return lonePlan(), nil
