@@ -13,12 +13,25 @@ import (
 	"yr/scheduler"
 )
 
+// few is how many nodes with room are looked at for a request that any of them may
+// take, if there are more than twice as many: the best of 64 is as good as the
+// best of 10 000, and found a hundred times as fast.
+const few = 64
+
 // Place finds room for a request with all living nodes in view, the node local
 // first, and holds it back until the node reports that it has begun, or for
 // HoldFor. If it was placed, encoded describes the node.
+//
+// hot: once for every worker that does not fit where it was asked for.
 func (t *Table) Place(now time.Time, local yr.Node, r scheduler.Request) (plan scheduler.Plan, encoded []byte) {
-	t.state.Local = local
-	plan = scheduler.Place(&t.state, r)
+	plan.Verdict = scheduler.Wait
+	if len(r.Require) == 0 && len(t.roomy) > 2*few {
+		plan = scheduler.Place(t.draw(local), r)
+	}
+	if plan.Verdict != scheduler.Placed {
+		t.state.Local = local
+		plan = scheduler.Place(&t.state, r)
+	}
 	switch plan.Verdict {
 	case scheduler.Placed:
 		n := t.nodes[plan.Node]
@@ -37,6 +50,22 @@ func (t *Table) Place(now time.Time, local yr.Node, r scheduler.Request) (plan s
 		}
 	}
 	return plan, nil
+}
+
+// draw is a state of the node local and a few others with room. It is good until
+// the next call.
+func (t *Table) draw(local yr.Node) *scheduler.State {
+	t.drawn.Local, t.drawn.Nodes = local, t.drawn.Nodes[:0]
+	if n := t.nodes[local]; n != nil && n.alive {
+		t.drawn.Nodes = append(t.drawn.Nodes, t.state.Nodes[n.index])
+	}
+	for left := len(t.roomy); left > len(t.roomy)-few; left-- {
+		t.swap(t.random.IntN(left), left-1)
+		if n := t.roomy[left-1]; n.ID != local {
+			t.drawn.Nodes = append(t.drawn.Nodes, t.state.Nodes[n.index])
+		}
+	}
+	return &t.drawn
 }
 
 func (t *Table) unreported() (count int) {

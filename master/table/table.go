@@ -48,6 +48,7 @@ type Table struct {
 	state scheduler.State // Nodes: one for each living node, at its index
 	live  []*node         // parallel to state.Nodes
 	roomy []*node         // of live, those that others may be sent to
+	drawn scheduler.State // what draw fills
 
 	// Deaths are numbered by the registry's revision at which they were written, so
 	// that the number means the same to every leader.
