@@ -81,6 +81,7 @@ var stateColors = map[string]text.Color{
 	"STOPPED": text.FgRed, "fatal": text.FgRed, "failed": text.FgRed, "lost": text.FgRed, "schedule_failed": text.FgRed,
 	"queued": text.FgYellow, "waiting": text.FgYellow, "pending": text.FgYellow, "scheduling": text.FgYellow,
 	"creating": text.FgYellow, "cordoned": text.FgYellow, "exiting": text.FgYellow,
+	"draining": text.FgYellow, "drained": text.FgYellow, "joining": text.FgYellow,
 }
 
 func (o *Output) paint(cell any) any {

@@ -13,7 +13,7 @@ type NodeView struct {
 	Version   string             `json:"version,omitempty"`
 	Master    bool               `json:"master"`
 	Leader    bool               `json:"leader,omitempty"` // of the masters
-	State     string             `json:"state"`            // "ready", "cordoned", "lost"
+	State     string             `json:"state"`            // "ready", "cordoned", "draining", "drained", "lost"
 	Reason    string             `json:"reason,omitempty"` // of a state other than ready
 	Capacity  map[string]float64 `json:"capacity"`
 	Available map[string]float64 `json:"available"`
