@@ -3,9 +3,6 @@ package cluster
 import (
 	"context"
 	"errors"
-	"os"
-	"path/filepath"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -193,24 +190,6 @@ func (m *Member) Err() error {
 	default:
 		return nil
 	}
-}
-
-// Identity is a random name of the data directory, made on first use. It tells a
-// restarted daemon from another one with the same node id.
-func (m *Member) Identity() (string, error) {
-	path := filepath.Join(m.options.Dir, "identity")
-	if b, err := os.ReadFile(path); err == nil && len(strings.TrimSpace(string(b))) > 0 {
-		return strings.TrimSpace(string(b)), nil
-	}
-	id := newClaim()
-	temporary := path + ".new"
-	if err := os.WriteFile(temporary, []byte(id+"\n"), 0o600); err != nil {
-		return "", m.broken(err)
-	}
-	if err := os.Rename(temporary, path); err != nil {
-		return "", m.broken(err)
-	}
-	return id, nil
 }
 
 // several reports whether this member is, or starts as, one of several.

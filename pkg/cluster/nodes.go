@@ -88,37 +88,13 @@ type incarnationRecord struct {
 // restraint, and its incarnation is one higher. A new identity gets the tag that r
 // wishes if it is free, or a random one.
 func (n *Nodes) Register(ctx context.Context, r NodeRecord) (NodeRecord, error) {
-	return n.insist(ctx, r, func(last NodeRecord) error {
-		if last.State == NodeAlive && last.Identity != r.Identity {
-			return yr.E("register", yr.AlreadyRunning,
-				"node %q is already in this cluster (%s, since %s); give this one another values.node_id, or wait until that one is declared dead if it was just killed",
-				r.ID, last.Address, last.Started.Format(time.RFC3339))
-		}
-		return nil
-	})
-}
-
-// RegisterAfter is Register for a caller that has judged the record itself: it
-// succeeds if that is of the incarnation `after`, 0 if there is none, whoever's it
-// is. Otherwise the error holds ErrFenced.
-func (n *Nodes) RegisterAfter(ctx context.Context, r NodeRecord, after uint64) (NodeRecord, error) {
-	return n.insist(ctx, r, func(last NodeRecord) error {
-		if last.Incarnation != after {
-			return over("register", &last)
-		}
-		return nil
-	})
-}
-
-// insist registers until no other write comes between.
-func (n *Nodes) insist(ctx context.Context, r NodeRecord, admit func(last NodeRecord) error) (NodeRecord, error) {
 	if r.ID == "" || r.Identity == "" || len(r.ID) > MaxName || len(r.Identity) > MaxName {
 		return NodeRecord{}, yr.E("register", yr.ParamInvalid, "a node needs an id and an identity of 1 to %d bytes", MaxName)
 	}
 	wish := yr.Tag(r.Tag)
 	for range tagTries {
 		r.Tag = NodeTag(wish)
-		registered, done, err := n.register(ctx, r, admit)
+		registered, done, err := n.register(ctx, r)
 		if err != nil || done {
 			return registered, err
 		}
@@ -129,13 +105,15 @@ func (n *Nodes) insist(ctx context.Context, r NodeRecord, admit func(last NodeRe
 
 // register tries once; done is false if another registration came between, or if
 // the tag is taken.
-func (n *Nodes) register(ctx context.Context, r NodeRecord, admit func(last NodeRecord) error) (registered NodeRecord, done bool, err error) {
+func (n *Nodes) register(ctx context.Context, r NodeRecord) (registered NodeRecord, done bool, err error) {
 	last, err := n.read(ctx, r.ID)
 	if err != nil {
 		return r, false, err
 	}
-	if err := admit(last); err != nil {
-		return r, false, err
+	if last.State == NodeAlive && last.Identity != r.Identity {
+		return r, false, yr.E("register", yr.AlreadyRunning,
+			"node %q is already in this cluster (%s, since %s); give this one another values.node_id, or wait until that one is declared dead if it was just killed",
+			r.ID, last.Address, last.Started.Format(time.RFC3339))
 	}
 	var count incarnationRecord
 	counted, err := n.load(ctx, n.keys.incarnation(r.ID), &count)
@@ -332,11 +310,7 @@ func (r *NodeRecord) become(s NodeState, now time.Time) (changed bool) {
 }
 
 func over(op string, r *NodeRecord) error {
-	msg := fmt.Sprintf("node %q is incarnation %d and %s", r.ID, r.Incarnation, r.State)
-	if r.Revision == 0 {
-		msg = "there is no record of the node"
-	}
-	return &yr.Error{Op: op, Code: yr.Communication, Err: ErrFenced, Msg: msg}
+	return &yr.Error{Op: op, Code: yr.Communication, Err: ErrFenced, Msg: fmt.Sprintf("node %q is incarnation %d and %s", r.ID, r.Incarnation, r.State)}
 }
 
 func encodeNode(r NodeRecord) ([]byte, error) {

@@ -60,15 +60,8 @@ func TestNodesRegister(t *testing.T) {
 		require.Equal(t, uint64(3), other.Incarnation, "an id's incarnations go on")
 		require.NotEqual(t, a.Tag, other.Tag, "and its tag does not")
 
-		_, err = nodes.RegisterAfter(ctx, node("b", "ib"), 1)
-		require.ErrorIs(t, err, cluster.ErrFenced)
-		b, err := nodes.RegisterAfter(ctx, node("b", "ib"), 0)
+		_, err = nodes.Register(ctx, node("b", "ib"))
 		require.NoError(t, err)
-		_, err = nodes.RegisterAfter(ctx, node("b", "ic"), 0)
-		require.ErrorIs(t, err, cluster.ErrFenced)
-		_, err = nodes.RegisterAfter(ctx, node("b", "ic"), b.Incarnation)
-		require.NoError(t, err, "the caller has judged")
-
 		list, err := nodes.List(ctx)
 		require.NoError(t, err)
 		require.Len(t, list, 2)

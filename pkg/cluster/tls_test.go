@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"yr/pkg/certs"
 	"yr/pkg/cluster"
 	"yr/pkg/yr"
 )
@@ -65,7 +66,14 @@ func TestClusterOfSeveral(t *testing.T) {
 	m := newMasters(t, 3)
 	var clusters []*cluster.Cluster
 	for i := range 3 {
-		c := cluster.New(cluster.Options{Dir: m.dirs[i], Node: yr.Node(m.voters[i].Name), Peers: m.options(i).Peers})
+		// Nobody has configured certificates: each derives its own from the token.
+		id, err := certs.FromToken("the token", []string{"yr-master"})
+		require.NoError(t, err)
+		files, err := id.Write(t.TempDir())
+		require.NoError(t, err)
+		peers := m.options(i).Peers
+		peers.TLS = cluster.PeerTLS{CertFile: files.Cert, KeyFile: files.Key, CAFile: files.CA, ServerName: "yr-master"}
+		c := cluster.New(cluster.Options{Dir: m.dirs[i], Node: yr.Node(m.voters[i].Name), Peers: peers})
 		require.NoError(t, c.Open(t.Context()))
 		defer func() { require.NoError(t, c.Close(context.Background())) }()
 		clusters = append(clusters, c)
