@@ -316,6 +316,7 @@ func (r *Router) Bytes(ctx context.Context, id yr.ID) (f *os.File, offset, lengt
 			err = yr.E(op, yr.ObjectNotFound, "its bytes are not on node %s (any more)", r.opt.Node)
 			return
 		}
+		r.use(n)
 		place = n.Value.Place
 	})
 	if err == nil {

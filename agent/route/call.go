@@ -326,7 +326,7 @@ func (r *Router) fail(c *call, err error) {
 // failDependency ends a call because an argument failed; the caller catches the
 // first function's exception.
 func (r *Router) failDependency(c *call, n *store.Name[waiter]) {
-	v := wireValue(n)
+	v := r.wireValue(n)
 	if !v.Serialized {
 		v.Data = append([]byte("an argument ("+n.ID.String()+") failed: "), v.Data...)
 	}
@@ -419,7 +419,7 @@ func (s *Session) pushLate(l late) {
 			values = append(values, wire.Value{})
 			continue
 		}
-		values = append(values, withContains(wireValue(n), n))
+		values = append(values, withContains(s.r.wireValue(n), n))
 		if n.State == store.Failed {
 			values = values[len(values)-1:]
 			break

@@ -269,7 +269,7 @@ func (r *Router) pass(f *heldFrame) error {
 		return r.passTask(f)
 	case wire.Define:
 		if f.define != nil {
-			f.define.CodeValue = placeMessage(f.names[0])
+			f.define.CodeValue = r.placeMessage(f.names[0])
 			w.session.queue(func(dst []byte) []byte { return wire.AppendMessage(dst, wire.Define, 0, f.define) })
 			r.codeHeld(w, f.names[0])
 			return nil
@@ -311,7 +311,7 @@ func (r *Router) passTask(f *heldFrame) error {
 		for i := range values {
 			v := values[i]
 			if name := f.names[i]; name != nil {
-				v = hereOrError(name)
+				v = r.hereOrError(name)
 			}
 			dst = wire.AppendValue(dst, &v, true)
 		}
@@ -321,15 +321,15 @@ func (r *Router) passTask(f *heldFrame) error {
 }
 
 // hereOrError is the value of a name that was brought in, or could not be.
-func hereOrError(n *store.Name[waiter]) wire.Value {
+func (r *Router) hereOrError(n *store.Name[waiter]) wire.Value {
 	if n.State != store.Pending && n.Value.Kind != store.Away {
-		return wireValue(n)
+		return r.wireValue(n)
 	}
 	return errorValue(yr.E("argument "+n.ID.String(), yr.ObjectNotFound, "its bytes could not be brought to the node that runs the call"))
 }
 
-func placeMessage(n *store.Name[waiter]) *wirepb.Value {
-	v := hereOrError(n)
+func (r *Router) placeMessage(n *store.Name[waiter]) *wirepb.Value {
+	v := r.hereOrError(n)
 	if v.Kind != wire.Placed {
 		return &wirepb.Value{Inline: v.Data}
 	}

@@ -390,7 +390,7 @@ func (r *Router) valueFor(to *neighbour, n *store.Name[waiter]) wire.Value {
 		return wire.AwayValue(source)
 	case store.Inline, store.Error:
 	}
-	return wireValue(n)
+	return r.wireValue(n)
 }
 
 // spreads notes that a node may copy an object of ours, and is to forget it when it is gone.

@@ -23,6 +23,8 @@ func (s *Session) lease(corr uint64, body []byte) error {
 	l, err := s.r.opt.Store.Lease(s.id, m.GetSize(), m.GetWish())
 	if err != nil {
 		s.r.reclaim()
+		s.r.makeRoom(m.GetSize())
+		err = s.r.noteSpill(err)
 	}
 	answer := &wirepb.Lease{Status: wire.StatusOf(err), Segment: l.Segment, Generation: l.Generation, Size: l.Size}
 	s.queue(func(dst []byte) []byte { return wire.AppendMessage(dst, wire.Leased, corr, answer) })
@@ -38,6 +40,7 @@ func (r *Router) reclaim() {
 		}
 		s.queue(func(dst []byte) []byte { return wire.AppendEmpty(dst, wire.Reclaim, 0) })
 	}
+	r.makeRoom(0)
 }
 
 // MapSegment answers a MAP frame: the descriptor of a segment, for a session that

@@ -52,6 +52,7 @@ func (r *Router) set(n *store.Name[waiter], maker yr.ID, v *wire.Value) error {
 	if err := r.names.Set(n, ownValue(v), ids(v.Contains)); err != nil {
 		return err
 	}
+	r.track(n)
 	r.serve(n)
 	return nil
 }
@@ -78,7 +79,8 @@ func ownValue(v *wire.Value) store.Value {
 }
 
 // wireValue is the other direction; it shares the bytes.
-func wireValue(n *store.Name[waiter]) wire.Value {
+func (r *Router) wireValue(n *store.Name[waiter]) wire.Value {
+	r.use(n)
 	v := &n.Value
 	switch v.Kind {
 	case store.Shared:
@@ -147,7 +149,7 @@ func (s *Session) sendObject(n *store.Name[waiter]) {
 	if s.r.bringFor(n, waiter{session: s}) > 0 {
 		return
 	}
-	v := withContains(wireValue(n), n)
+	v := withContains(s.r.wireValue(n), n)
 	s.queue(func(dst []byte) []byte { return wire.AppendObject(dst, wire.ObjectType, 0, n.ID, &v) })
 }
 
@@ -219,6 +221,7 @@ func (s *Session) count(t wire.Type, body []byte) error {
 
 // freed is told by the table of every object that is gone.
 func (r *Router) freed(n *store.Name[waiter]) {
+	r.untrack(n)
 	if len(r.loans) > 0 {
 		if l := r.loans[n.ID]; l != nil {
 			r.giveBack(n.ID, l)

@@ -37,6 +37,8 @@ type node struct {
 	cluster   route.Cluster
 	lab       *lab
 	kept      *kept
+	disk      *store.Disk
+	spillDir  string
 	registry  route.Registry
 	resources yr.Resources
 	serving   sync.WaitGroup
@@ -66,6 +68,8 @@ func newNodeOf(t *testing.T, name yr.Node, resources yr.Resources, registry rout
 	}
 	n.store = store.New(store.Options{Capacity: 64 << 20, Keep: n.kept.keep, Drop: n.kept.drop, Log: zerolog.Nop()})
 	require.NoError(t, n.store.Open(t.Context()))
+	n.spillDir = filepath.Join(t.TempDir(), "spill")
+	n.openDisk()
 	n.router = n.newRouter()
 	require.NoError(t, n.router.Open(t.Context()))
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: n.socket})
@@ -88,6 +92,8 @@ func newNodeOf(t *testing.T, name yr.Node, resources yr.Resources, registry rout
 		_ = l.Close()
 		wg.Wait()
 		require.NoError(t, n.store.Close(ctx))
+		require.NoError(t, n.disk.Check())
+		require.NoError(t, n.disk.Close(ctx))
 		for name := range n.kept.files {
 			n.kept.drop(name)
 		}
@@ -98,7 +104,7 @@ func newNodeOf(t *testing.T, name yr.Node, resources yr.Resources, registry rout
 func (n *node) newRouter() *route.Router {
 	return route.New(route.Options{
 		Node: n.name, Tag: n.tag, Cluster: n.cluster, NodeIP: "127.0.0.1", Version: "test", LogDir: "logs", Resources: n.resources,
-		Store: n.store, Launcher: n, Registry: n.registry, Log: zerolog.Nop(), Grace: time.Second,
+		Store: n.store, Disk: n.disk, Launcher: n, Registry: n.registry, Log: zerolog.Nop(), Grace: time.Second,
 		Sign: func(string) string { return "signed" },
 	})
 }

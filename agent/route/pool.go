@@ -139,7 +139,7 @@ func (r *Router) definition(c *code, number uint32, initializer []byte, w *worke
 		}
 		return m
 	}
-	v := wireValue(n)
+	v := r.wireValue(n)
 	m.CodeValue = &wirepb.Value{Inline: v.Data, Segment: v.Place.Segment, Generation: v.Place.Generation, Offset: v.Place.Offset, Length: v.Place.Length}
 	return m
 }

@@ -80,6 +80,7 @@ func (r *Router) recover() {
 	for id := range rec.workers {
 		r.opt.Launcher.Kill(id)
 	}
+	r.unearth()
 	r.names.EndRecovery(func(n *store.Name[waiter]) {
 		if r.loans[n.ID] != nil {
 			return // another node has it, or is being asked
@@ -375,6 +376,7 @@ func (s *Session) announce(id yr.ID, v *wire.Value) error {
 	if err := r.names.Set(n, ownValue(v), ids(v.Contains)); err != nil {
 		return err
 	}
+	r.track(n)
 	r.serve(n)
 	return nil
 }

@@ -70,6 +70,8 @@ func (n *node) crash(drivers ...*driver) {
 	cancel() // a crash does not wait for workers
 	require.NoError(n.t, old.Close(ctx))
 	require.NoError(n.t, oldStore.Close(context.Background()))
+	require.NoError(n.t, n.disk.Close(context.Background()))
+	n.openDisk()
 
 	n.store = store.New(store.Options{Capacity: 64 << 20, Keep: n.kept.keep, Drop: n.kept.drop, Log: zerolog.Nop()})
 	n.kept.mu.Lock()

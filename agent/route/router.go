@@ -84,6 +84,7 @@ type Options struct {
 	Labels     map[string][]string
 	Devices    map[string][]int // accelerators by resource name, "GPU/<model>/count" -> card ids
 	Store      *store.Store
+	Disk       *store.Disk // for objects that memory has no room for; nil: none
 	Launcher   Launcher
 	Registry   Registry
 	Cluster    Cluster             // nil: there are no other nodes, and never will be
@@ -130,6 +131,7 @@ type Router struct {
 	spread     map[yr.ID][]*neighbour // who may have copies of objects here
 	bringing   map[yr.ID]bool         // transfers under way
 	lending    lending
+	spill      spill
 	taken      []yr.ID               // workers hired here, for the leader to know
 	cache      *store.Holder[waiter] // keeps copies of other nodes' objects
 
@@ -171,6 +173,7 @@ func New(opt Options) *Router {
 	r.loans = make(map[yr.ID]*loan)
 	r.spread = make(map[yr.ID][]*neighbour)
 	r.bringing = make(map[yr.ID]bool)
+	r.spill.init()
 	r.lending.open = make(map[uint64]bool)
 	r.names = store.NewNames(r.freed)
 	r.cache = r.names.Join(yr.NewID(), "")
@@ -181,6 +184,7 @@ func New(opt Options) *Router {
 // Open starts the clock.
 func (r *Router) Open(context.Context) error {
 	r.ctx, r.cancel = context.WithCancel(context.Background())
+	r.openSpill()
 	r.registry.open()
 	r.wg.Add(2)
 	go r.run()
@@ -310,7 +314,7 @@ func (r *Router) tick() time.Duration {
 		}
 	}
 	r.tickInstances()
-	return next
+	return min(next, r.tickSpill())
 }
 
 // soon makes the clock tick without delay, for work that begins in an idle time.

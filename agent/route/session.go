@@ -33,6 +33,7 @@ type Session struct {
 	full       bool   // the connection's queue is above its high water
 	late       []late // what a full connection could not take yet
 	freed      []yr.Place
+	evicts     bool // answers EVICT
 	announcing bool // resuming, ANNOUNCED not seen yet
 
 	scratch []wire.Value // reused by the reader
@@ -161,6 +162,8 @@ func (s *Session) frame(h wire.Header, body []byte) error {
 	case wire.Announced:
 		s.announced()
 		return nil
+	case wire.Evicted:
+		return s.evicted(h.Corr, body)
 	}
 	return s.control(h, body)
 }
@@ -309,6 +312,7 @@ func (r *Router) leave(s *Session, cause error) {
 			delete(t.in.real().watchers, s)
 		}
 	}
+	r.leftSpill(s)
 	s.holder.End()
 	r.opt.Store.EndHolder(s.id)
 	if s.role != yr.RoleWorker {

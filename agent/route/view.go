@@ -2,6 +2,7 @@ package route
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"time"
@@ -290,7 +291,7 @@ func (r *Router) Counters() map[string]uint64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	n := func(v int) uint64 { return uint64(v) } //nolint:gosec // lengths are not negative
-	return map[string]uint64{
+	list := map[string]uint64{
 		"sessions": n(len(r.sessions)), "jobs": n(len(r.jobs)), "calls": n(len(r.calls)), "pools": n(len(r.pools)),
 		"workers": n(len(r.workers)), "instances": n(len(r.instances)), "objects": n(s.Objects),
 		"segments": n(s.Segments), "store_live_bytes": s.Live, "store_leased_bytes": s.Leased, "inline_bytes": s.Inline,
@@ -299,6 +300,8 @@ func (r *Router) Counters() map[string]uint64 {
 		"fetched_bytes_total": r.counters.brought.Load(), "neighbours": n(len(r.neighbours)), "loans": n(len(r.loans)),
 		"workers_started_total": r.counters.workersStarted.Load(), "workers_lost_total": r.counters.workersLost.Load(),
 	}
+	maps.Copy(list, r.spillCounters())
+	return list
 }
 
 // Check verifies what must hold between turns; tests and `yr debug` call it.
@@ -322,6 +325,9 @@ func (r *Router) Check() error {
 		if free+used[k] != v {
 			return fmt.Errorf("resource %s: %s free and %s used do not make %s", k, free, used[k], v)
 		}
+	}
+	if err := r.checkSpill(); err != nil {
+		return err
 	}
 	for id, c := range r.calls {
 		if c.id != id || c.state == callEnded {

@@ -217,7 +217,7 @@ func (r *Router) appendDependency(dst []byte, id yr.ID, w *worker) []byte {
 		if w.host != nil {
 			v = r.valueFor(w.host, n)
 		} else {
-			v = wireValue(n)
+			v = r.wireValue(n)
 		}
 	} else {
 		v = errorValue(yr.E("argument "+id.String(), yr.ObjectNotFound, "it was lost when the node's daemon was restarted"))
