@@ -34,6 +34,12 @@ var stores = []struct {
 		t.Cleanup(func() { require.NoError(t, g.Check(context.Background())) })
 		return g, clock
 	}},
+	{"Client", func(t *testing.T) (Store, *testClock) {
+		clock := newTestClock()
+		c := openCluster(t, 3, func(c *testCluster) { c.clock = clock })
+		t.Cleanup(func() { require.NoError(t, c.leader().Check(context.Background())) })
+		return c.client("client"), clock
+	}},
 }
 
 // behaviour runs a test against every Store.

@@ -17,6 +17,7 @@ import (
 	"github.com/hashicorp/raft"
 	wal "github.com/hashicorp/raft-wal"
 	"github.com/hashicorp/raft-wal/fs"
+	"github.com/hashicorp/raft-wal/metadb"
 	"github.com/hashicorp/raft-wal/segment"
 	"github.com/hashicorp/raft-wal/types"
 	"golang.org/x/sys/unix"
@@ -83,11 +84,16 @@ func (f logFile) Sync() error {
 }
 
 // openLog opens the Raft log and what Raft must not forget: term and vote.
-func openLog(dir string, files types.VFS, log hclog.Logger) (*wal.WAL, error) {
+func openLog(dir string, files types.VFS, log hclog.Logger) (*guardedLog, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	return wal.Open(dir, wal.WithSegmentFiler(segment.NewFiler(dir, files)), wal.WithSegmentSize(segmentBytes), wal.WithLogger(log))
+	meta := &metadb.BoltMetaDB{}
+	w, err := wal.Open(dir, wal.WithMetaStore(meta), wal.WithSegmentFiler(segment.NewFiler(dir, files)), wal.WithSegmentSize(segmentBytes), wal.WithLogger(log))
+	if err != nil {
+		return nil, errors.Join(err, meta.Close())
+	}
+	return &guardedLog{WAL: w, meta: meta}, nil
 }
 
 // guardedLog is the log as Raft sees it. The first failure is final: a log whose
@@ -97,11 +103,15 @@ func openLog(dir string, files types.VFS, log hclog.Logger) (*wal.WAL, error) {
 // ends its goroutine instead of returning, and the voter is shut down from outside.
 type guardedLog struct {
 	*wal.WAL
+	meta    *metadb.BoltMetaDB
 	fault   Fault
 	running atomic.Bool
 	broken  atomic.Pointer[error]
 	failed  func(error)
 }
+
+// Close closes the log and, which the log itself leaves open, its meta data.
+func (l *guardedLog) Close() error { return errors.Join(l.WAL.Close(), l.meta.Close()) }
 
 func (l *guardedLog) fail(op string, err error) error {
 	err = diskError(op, err)

@@ -37,6 +37,9 @@ var (
 	ErrFormat = yr.E("records", yr.VersionMismatch, "unknown format")
 )
 
+// errForgotten: a request may be a retry of one whose answer is remembered no more.
+var errForgotten = &yr.Error{Op: "records", Code: yr.Communication, Msg: "too many requests were answered since", Err: ErrUnknown}
+
 // NotLeaderError is the ErrNotLeader that says who leads; Leader is "" if nobody is known to.
 type NotLeaderError struct{ Leader string }
 

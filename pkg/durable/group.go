@@ -146,7 +146,8 @@ func (g *Group) openDisk() error {
 	if err != nil {
 		return err
 	}
-	g.log = &guardedLog{WAL: log, fault: o.Fault, failed: g.fail}
+	log.fault, log.failed = o.Fault, g.fail
+	g.log = log
 	if g.blobs, err = openBlobs(filepath.Join(o.Dir, "blobs"), o.Fault); err != nil {
 		return err
 	}

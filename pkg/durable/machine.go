@@ -37,6 +37,7 @@ type machine struct {
 	revision atomic.Uint64 // meta.revision, for readers
 	now      atomic.Int64  // meta.now, for readers
 	index    atomic.Uint64 // meta.index, for readers
+	answered atomic.Uint64 // meta.tickets, for readers
 
 	// Called by the applying goroutine after an entry is in the tables. changed has
 	// the events in order; settled the large values that the entry named, with
@@ -74,6 +75,7 @@ func (m *machine) load() error {
 func (m *machine) set(v meta) {
 	m.meta = v
 	m.index.Store(v.index)
+	m.answered.Store(v.tickets)
 	m.revision.Store(uint64(v.revision))
 	m.now.Store(int64(v.now))
 }
@@ -477,7 +479,7 @@ func (s *step) turnHistory() (bool, error) {
 func (s *step) answered(r request, out *outcome) (bool, error) {
 	if s.meta.tickets > r.seen+keptAnswers {
 		// It may have been applied and forgotten since.
-		out.err = detail(ErrUnknown, "the request was first sent %d requests ago, %d are remembered", s.meta.tickets-r.seen, keptAnswers)
+		out.err = detail(errForgotten, "the request was first sent %d requests ago, %d are remembered", s.meta.tickets-r.seen, keptAnswers)
 		return true, nil
 	}
 	a, known, err := load(s.batch, s.keys.answer(r), decodeAnswer)

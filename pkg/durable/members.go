@@ -46,7 +46,6 @@ func (g *Group) AddVoter(ctx context.Context, node yr.Node, address string) erro
 	if err := g.leads(ctx); err != nil {
 		return err
 	}
-	g.alone.Store(false) // before anybody else could be elected
 	id, to := raft.ServerID(node), raft.ServerAddress(address)
 	if err := g.changeMembers(ctx, func() raft.IndexFuture { return g.raft.AddNonvoter(id, to, 0, 0) }); err != nil {
 		return err
@@ -54,7 +53,12 @@ func (g *Group) AddVoter(ctx context.Context, node yr.Node, address string) erro
 	if err := g.caughtUp(ctx, address); err != nil {
 		return err
 	}
-	return g.changeMembers(ctx, func() raft.IndexFuture { return g.raft.AddVoter(id, to, 0, 0) })
+	g.alone.Store(false) // before anybody else could be elected
+	err := g.changeMembers(ctx, func() raft.IndexFuture { return g.raft.AddVoter(id, to, 0, 0) })
+	if c, e := g.configuration(); e == nil {
+		g.votersChanged(c)
+	}
+	return err
 }
 
 // RemoveVoter removes a node, dead or alive. Removing the leader itself makes it
@@ -144,7 +148,7 @@ func (g *Group) caughtUp(ctx context.Context, address string) error {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		goal := g.raft.CommitIndex()
+		goal := g.fsm.m.index.Load()
 		at, err := g.streams.progress(ctx, address)
 		if err == nil && at+learnerLag >= goal {
 			return nil

@@ -9,7 +9,7 @@ import (
 // Limits. Whatever exceeds one is refused with ErrLimit before anything is done.
 const (
 	MaxKey       = 1024      // bytes of a key; a key has at least one
-	MaxValue     = 64 << 20  // bytes of a value
+	MaxValue     = 64 << 20  // bytes of a value, and of all values over MaxInline in a transaction
 	MaxTxn       = 1024      // conditions and writes of a transaction
 	MaxTxnBytes  = 1 << 20   // bytes of a transaction without values over MaxInline
 	MaxInline    = 256 << 10 // larger values are kept beside the log, and out of watches
@@ -17,6 +17,9 @@ const (
 	MaxLeaseKeys = 10_000    // records under one lease
 	MinTTL       = 10 * time.Millisecond
 	MaxTTL       = 10 * 365 * 24 * time.Hour
+
+	// MaxMessage is what a gRPC server of Records must accept (grpc.MaxRecvMsgSize).
+	MaxMessage = MaxValue + 8<<20
 )
 
 // Revision counts the transactions of a group that wrote something, from 1. All
@@ -164,7 +167,7 @@ func (t Txn) validate() error {
 	if n := len(t.If) + len(t.Do); n > MaxTxn {
 		return limit("a transaction has %d conditions and writes, at most %d are possible", n, MaxTxn)
 	}
-	bytes := 0
+	bytes, large := 0, 0
 	for _, c := range t.If {
 		if c.Lease == 0 || c.Key != "" {
 			if err := validKey(c.Key); err != nil {
@@ -190,7 +193,12 @@ func (t Txn) validate() error {
 		bytes += len(w.Key)
 		if len(w.Value) <= MaxInline {
 			bytes += len(w.Value)
+		} else {
+			large += len(w.Value)
 		}
+	}
+	if large > MaxValue {
+		return limit("a transaction has %d bytes of large values, at most %d are possible", large, MaxValue)
 	}
 	if bytes > MaxTxnBytes {
 		return limit("a transaction has %d bytes, at most %d are possible; split it, or use values over %d bytes, which do not count", bytes, MaxTxnBytes, MaxInline)
