@@ -160,6 +160,19 @@ func TestListsShowTheWholeClusterFromAnyNode(t *testing.T) {
 	require.InDelta(t, 12000.0, r.Resource.Capacity.Resources[yr.CPU].Scalar.Value, 0)
 }
 
+func TestANodeKnowsItselfBest(t *testing.T) {
+	nodes, m := several(t)
+	for i := range m.nodes {
+		m.nodes[i].Available, m.nodes[i].Reason = nil, "it has not reported to this leader yet"
+	}
+	seen, err := nodes[1].unix.Nodes(t.Context())
+	require.NoError(t, err)
+	require.Empty(t, seen[1].Reason)
+	require.InDelta(t, 3500.0, seen[1].Available[yr.CPU], 0)
+	require.NotEmpty(t, seen[0].Reason, "of the others it knows what the leader knows")
+	require.Nil(t, seen[0].Available)
+}
+
 func TestNodesThatDoNotAnswerAreNamed(t *testing.T) {
 	t.Parallel()
 	nodes, m := several(t)

@@ -81,7 +81,12 @@ type Gateway struct {
 }
 
 // New makes a closed Gateway.
-func New(o Options) *Gateway { return &Gateway{options: o} }
+func New(o Options) *Gateway {
+	if o.Cluster != nil {
+		o.Cluster = informed{o.Cluster, o.Source}
+	}
+	return &Gateway{options: o}
+}
 
 // Open begins to serve. The listeners belong to the Gateway from now on, also
 // when Open fails.
@@ -118,6 +123,28 @@ func (g *Gateway) nodes() func(context.Context) ([]yr.NodeView, error) {
 		return nil
 	}
 	return g.options.Cluster.Nodes
+}
+
+// informed knows this node better than the leader does, whose news of it are a
+// report old, or none yet.
+type informed struct {
+	Cluster
+	source api.Source
+}
+
+// Nodes implements Cluster.
+func (i informed) Nodes(ctx context.Context) ([]yr.NodeView, error) {
+	nodes, err := i.Cluster.Nodes(ctx)
+	own := i.source.Node()
+	for at := range nodes {
+		if n := &nodes[at]; n.ID == own.ID {
+			n.Capacity, n.Available, n.Workers, n.Store = own.Capacity, own.Available, own.Workers, own.Store
+			if n.State == "ready" {
+				n.Reason = ""
+			}
+		}
+	}
+	return nodes, err
 }
 
 // tokenForNodes is what other nodes are sent. A Dial that proves who asks makes
