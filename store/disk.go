@@ -353,7 +353,7 @@ func (d *Disk) Delete(spot Spot) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	file := d.files[spot.File]
-	if file == nil {
+	if file == nil || d.closed {
 		return
 	}
 	place, ok := file.records[spot.Offset]

@@ -42,7 +42,8 @@ type Reservation struct {
 }
 
 // Reserve makes room for a blob of size bytes that the daemon will write. Like
-// Lease it never waits for anybody, and fails with code StoreFull.
+// Lease it never waits for anybody, and fails with code StoreFull; whoever tries
+// again sees to it that there will be room.
 func (s *Store) Reserve(size uint64) (*Reservation, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -55,7 +56,6 @@ func (s *Store) Reserve(size uint64) (*Reservation, error) {
 	}
 	g, offset, err := s.gap(size)
 	if err == nil && g == nil {
-		signal(s.short)
 		err = s.full(op, size)
 	}
 	if err != nil {

@@ -102,7 +102,6 @@ func TestReserveInAFullStore(t *testing.T) {
 	p := x.bring(5*mib, 1)
 	_, err := x.Reserve(5 * mib)
 	code(t, yr.StoreFull, err)
-	<-x.Short()
 	_, err = x.Reserve(0)
 	code(t, yr.ParamInvalid, err)
 	_, err = x.Reserve(1 << 50)
