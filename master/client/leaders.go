@@ -141,7 +141,7 @@ func (l *leaders) attempt(ctx context.Context, address string, changed <-chan st
 		return err
 	}
 	try, cancel := context.WithCancel(ctx)
-	suspect := time.NewTimer(suspectAfter)
+	suspect := time.NewTicker(suspectAfter)
 	done := make(chan struct{})
 	watching := make(chan struct{})
 	go func() {
@@ -262,14 +262,17 @@ func (l *leaders) search() {
 
 // find asks all masters again and again until one says that it leads.
 func (l *leaders) find() {
-	for !l.round() {
-		if !pause(l.life, searchEvery) {
-			break
+	for {
+		found := l.round()
+		l.mu.Lock()
+		if found && l.current != "" || l.life.Err() != nil {
+			l.searching = false
+			l.mu.Unlock()
+			return
 		}
+		l.mu.Unlock()
+		pause(l.life, searchEvery)
 	}
-	l.mu.Lock()
-	l.searching = false
-	l.mu.Unlock()
 }
 
 // round asks every master once, all at the same time, and takes the first that

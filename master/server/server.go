@@ -11,6 +11,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -33,7 +34,14 @@ const (
 	// yield is how long a master stays away after another has taken over, though its
 	// Leadership says otherwise: that cannot be true for longer.
 	yield = time.Second
+	// away is how long this process may stand still and lead on. After more another
+	// master may lead, which Leadership has had no time to notice.
+	away = time.Second
+	// comeBack is how long it has for that.
+	comeBack = 250 * time.Millisecond
 )
+
+var errAway = errors.New("this process stood still")
 
 // Options say who this master is and whom it asks. All fields but OnDead, Random
 // and Log are needed.
@@ -119,7 +127,10 @@ type reign struct {
 	end   context.CancelCauseFunc
 
 	mourners *queue
-	doubted  bool // protected by Server.mu: the table may lack what the registry has
+	watched  atomic.Pointer[time.Time] // when watch looked last
+	settling atomic.Bool               // a sweep has writes under way
+
+	doubted bool // protected by Server.mu: the table may lack what the registry has
 }
 
 // New makes a Server that does not lead.
@@ -160,9 +171,13 @@ func (s *Server) run(life context.Context) {
 			wait(life, changes, yield)
 			continue
 		}
-		if err := s.lead(life, term); errors.Is(err, cluster.ErrStale) {
+		switch err := s.lead(life, term); {
+		case errors.Is(err, cluster.ErrStale):
 			s.options.Log.Warn().Msg("another master has taken over")
 			wait(life, nil, yield)
+		case errors.Is(err, errAway):
+			s.options.Log.Warn().Msg("this process stood still; it leads again if nobody else does")
+			wait(life, nil, comeBack)
 		}
 	}
 }
@@ -173,6 +188,8 @@ func (s *Server) lead(life context.Context, term uint64) error {
 	defer end(nil)
 	r := &reign{term: term, life: ctx, end: end, mourners: newQueue()}
 
+	now := time.Now()
+	r.watched.Store(&now)
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer end(nil) // before the wait
@@ -187,7 +204,16 @@ func (s *Server) lead(life context.Context, term uint64) error {
 	for {
 		select {
 		case <-ticker.C:
-			s.sweep(r)
+			now := time.Now()
+			s.mu.Lock()
+			overdue, old := s.table.Expire(now), s.table.Forgettable(now)
+			s.mu.Unlock()
+			if r.settling.CompareAndSwap(false, true) {
+				wg.Go(func() {
+					defer r.settling.Store(false)
+					s.settle(r, overdue, old)
+				})
+			}
 		case <-ctx.Done():
 			s.mu.Lock()
 			s.reign = nil
@@ -198,22 +224,31 @@ func (s *Server) lead(life context.Context, term uint64) error {
 	}
 }
 
-// watch ends the reign when Leadership does.
+// watch ends the reign when Leadership does, or when this process stood still.
 func (s *Server) watch(r *reign) {
-	for r.life.Err() == nil {
+	for {
 		changes := s.options.Leadership.Changes()
-		if !s.leads(r) {
+		leads := s.leads(r)
+		if r.stoodStill() {
+			r.end(errAway)
+			return
+		}
+		if !leads {
 			r.end(nil)
 			return
 		}
+		now := time.Now()
+		r.watched.Store(&now)
 		wait(r.life, changes, tick)
 	}
 }
 
+func (r *reign) stoodStill() bool { return time.Since(*r.watched.Load()) > away }
+
 // leads asks Leadership whether the reign goes on.
 func (s *Server) leads(r *reign) bool {
 	term, ok := s.options.Leadership.Leading()
-	return ok && term == r.term && r.life.Err() == nil
+	return ok && term == r.term && r.life.Err() == nil && !r.stoodStill()
 }
 
 // takeOver makes the registry obey, loads the table and begins to serve.
@@ -256,17 +291,13 @@ func (s *Server) mourn(r *reign, dead cluster.NodeRecord) {
 	}
 }
 
-// sweep declares dead who is silent, forgets who is long gone, and reads the
-// registry again if the table may lack something.
-func (s *Server) sweep(r *reign) {
+// settle declares dead who is overdue, forgets who is long gone, and reads the
+// registry again if the table may lack something. If the registry does not answer,
+// nobody is declared dead: the next tick tries again.
+func (s *Server) settle(r *reign, overdue, old []table.Overdue) {
 	if err := s.reconcile(r); err != nil {
-		return // the registry does not answer: nobody can be declared dead now
+		return
 	}
-	now := time.Now()
-	s.mu.Lock()
-	overdue := s.table.Expire(now)
-	old := s.table.Forgettable(now)
-	s.mu.Unlock()
 	for _, o := range overdue {
 		record, err := s.write(r.life, r, func(ctx context.Context) (cluster.NodeRecord, error) {
 			return s.options.Nodes.Fence(ctx, o.ID, o.Incarnation)

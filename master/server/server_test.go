@@ -243,6 +243,25 @@ func TestStaleLeaderAnswersNothing(t *testing.T) {
 	})
 }
 
+func TestLeaderThatStoodStill(t *testing.T) {
+	inWorld(t, 2, func(t *testing.T, w *world) {
+		a := w.join("a")
+		pass(1500 * time.Millisecond)
+		w.election.stop("m0")
+		pass(2 * time.Second)
+		w.election.cont("m0") // and believes that it leads, which might be false
+		_, err := w.direct("m0").Find(t.Context(), &masterpb.FindRequest{Name: &masterpb.Name{Name: "x"}})
+		require.ErrorContains(t, err, "does not lead")
+		pass(time.Second)
+		masters, err := a.Masters(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, client.Masters{Addresses: w.names, Leader: "m0", Epoch: 2}, masters, "nobody else led, so it does again")
+		pass(10 * time.Second)
+		require.Empty(t, a.told())
+		require.Empty(t, w.mourned())
+	})
+}
+
 // A master whose election is wrong about it takes over in the registry, where the
 // order is plain; the one that was taken over stops.
 func TestTwoLeadersOneRegistry(t *testing.T) {

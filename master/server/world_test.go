@@ -165,7 +165,8 @@ type election struct {
 	changed chan struct{}
 	term    uint64
 	leader  string
-	frozen  map[string]view // what a master believes that hears nothing
+	frozen  map[string]view          // what a master believes that hears nothing
+	stopped map[string]chan struct{} // whose process stands still; closed when it goes on
 }
 
 type view struct {
@@ -197,7 +198,27 @@ func (e *election) thaw(master string) {
 	e.changed = make(chan struct{})
 }
 
+// stop makes a master's process stand still; cont lets it go on.
+func (e *election) stop(master string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.stopped[master] = make(chan struct{})
+}
+
+func (e *election) cont(master string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	close(e.stopped[master])
+	delete(e.stopped, master)
+}
+
 func (e *election) see(master string) view {
+	e.mu.Lock()
+	stopped := e.stopped[master]
+	e.mu.Unlock()
+	if stopped != nil {
+		<-stopped
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if v, ok := e.frozen[master]; ok {
@@ -253,7 +274,7 @@ func inWorld(t *testing.T, masters int, test func(*testing.T, *world)) {
 	synctest.Test(t, func(t *testing.T) {
 		w := &world{
 			t: t, net: newNetwork(), kv: inprocess.New(), masters: make(map[string]*masterNode),
-			election: &election{changed: make(chan struct{}), frozen: make(map[string]view)},
+			election: &election{changed: make(chan struct{}), frozen: make(map[string]view), stopped: make(map[string]chan struct{})},
 		}
 		for i := range masters {
 			w.names = append(w.names, fmt.Sprint("m", i))
