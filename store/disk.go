@@ -154,10 +154,14 @@ func (d *Disk) Open(context.Context) error {
 	return nil
 }
 
-// Close gives back what is due and leaves the files to the next daemon. Called
-// after the last other call.
+// Close gives back what is due and leaves the files to the next daemon. What is
+// deleted afterwards stays on disk; everything else fails.
 func (d *Disk) Close(context.Context) error {
-	if d.stop == nil {
+	d.mu.Lock()
+	opened := d.stop != nil && !d.closed
+	d.closed = true
+	d.mu.Unlock()
+	if !opened {
 		return nil
 	}
 	d.stop()
@@ -165,7 +169,6 @@ func (d *Disk) Close(context.Context) error {
 	d.sweep()
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.closed = true
 	for _, file := range d.idle {
 		_ = file.f.Close()
 	}

@@ -33,8 +33,10 @@ const (
 	// settleFor is how long room that was made counts as on its way: its owner has
 	// to be told, and may have to return a slab.
 	settleFor = 100 * time.Millisecond
-	// deepEvery bounds how often the arguments of waiting calls are looked through.
-	deepEvery = 20 * time.Millisecond
+	// deepEvery bounds how often the arguments of waiting calls are looked through,
+	// and reclaimEvery how often sessions are asked for the slabs that they do not use.
+	deepEvery    = 20 * time.Millisecond
+	reclaimEvery = 20 * time.Millisecond
 )
 
 // spill is what the router knows of objects that could leave memory. Guarded by
@@ -48,6 +50,7 @@ type spill struct {
 	rounds              map[uint64]*round // questions that are not answered
 	lastRound           uint64
 	lookedDeep          time.Time
+	reclaimed           time.Time
 
 	io spillIO
 }
@@ -151,10 +154,14 @@ func (r *Router) use(n *store.Name[waiter]) {
 	}
 }
 
-// makeRoom has objects leave so that size more bytes will fit, and some more. It
-// only starts that; whoever needs the room tries again.
+// makeRoom has unused slabs returned and objects leave, so that size more bytes will
+// fit, and some more. It only starts that; whoever needs the room tries again.
 func (r *Router) makeRoom(size uint64) {
 	s := &r.spill
+	if size > 0 && r.now.Sub(s.reclaimed) >= reclaimEvery {
+		s.reclaimed = r.now
+		r.reclaim() // and comes here again, with size 0
+	}
 	r.settleMoves()
 	if len(s.in) == 0 {
 		return

@@ -428,6 +428,7 @@ func TestSpilledObjectsSurviveARestart(t *testing.T) {
 		return d.slabs[d.places[inside]] == nil && d.slabs[d.places[outer]] == nil && d.slabs[d.places[box]] == nil
 	})
 
+	require.NoError(t, n.disk.Close(context.Background())) // a daemon that is killed deletes nothing
 	n.crash(d.driver)
 	d.objects = map[yr.ID]outcome{}
 	var frames []byte

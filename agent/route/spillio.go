@@ -157,7 +157,9 @@ func (r *Router) written(m *move, spot store.Spot, err error) {
 		r.diskTrouble(m, err)
 		return
 	}
-	s.trouble = ""
+	if !r.now.Before(s.paused) {
+		s.trouble = ""
+	}
 	s.spilled.Add(spot.Length)
 	if e.gone || e.n.Value.Kind != store.Shared || e.n.Value.Place != m.place || e.n.Value.Source != nil {
 		r.stay(m)
