@@ -246,6 +246,10 @@ func TestADirectoryOfSeveralNeedsAnAddress(t *testing.T) {
 	t.Parallel()
 	m := newMasters(t, 1)
 	m.open(0, m.alone(0))
+	for _, bad := range [][2]string{{"", "127.0.0.1:1"}, {"x", "127.0.0.1"}, {"x=y", "127.0.0.1:1"}, {"x", "a,b:1"}} {
+		_, err := m.live[0].AddMember(t.Context(), bad[0], bad[1])
+		require.Equal(t, yr.ParamInvalid, yr.CodeOf(err), "%q", bad)
+	}
 	_, err := m.live[0].AddMember(t.Context(), "etcd1", freeAddress(t))
 	require.NoError(t, err)
 	m.stop(0)

@@ -45,7 +45,8 @@ var ErrStale = yr.E("leader", yr.Internal, "another node has taken over; this on
 const takeOverTry = 2 * time.Second
 
 // TakeOver makes this node the leader and returns its epoch. It succeeds even
-// beside a live leader: who may take over is decided by the caller.
+// beside a live leader: who may take over is decided by the caller. While etcd
+// elects it tries again, until ctx ends.
 func (l *Leader) TakeOver(ctx context.Context) (epoch uint64, err error) {
 	l.taking.Lock()
 	defer l.taking.Unlock()

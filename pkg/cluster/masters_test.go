@@ -29,10 +29,10 @@ import (
 // of those takes an address before its master listens there.
 var nextPort atomic.Int32
 
-func freeAddress(t *testing.T) string {
+func freeAddress(t testing.TB) string {
 	t.Helper()
 	for {
-		port := 12000 + (nextPort.Add(1)+int32(os.Getpid()%500)*32)%18000 //nolint:gosec // small
+		port := 12000 + (nextPort.Add(1)+int32(os.Getpid()%500)*32)%18000
 		address := net.JoinHostPort("127.0.0.1", strconv.Itoa(int(port)))
 		if l, err := net.Listen("tcp", address); err == nil {
 			require.NoError(t, l.Close())
@@ -48,7 +48,7 @@ type authority struct {
 	der []byte
 }
 
-func newAuthority(t *testing.T) *authority {
+func newAuthority(t testing.TB) *authority {
 	t.Helper()
 	a := &authority{key: makeKey(t), crt: &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test"}, NotAfter: time.Now().Add(time.Hour),
@@ -58,7 +58,7 @@ func newAuthority(t *testing.T) *authority {
 	return a
 }
 
-func (a *authority) sign(t *testing.T, c *x509.Certificate, key *ecdsa.PrivateKey) []byte {
+func (a *authority) sign(t testing.TB, c *x509.Certificate, key *ecdsa.PrivateKey) []byte {
 	t.Helper()
 	der, err := x509.CreateCertificate(rand.Reader, c, a.crt, &key.PublicKey, a.key)
 	require.NoError(t, err)
@@ -66,7 +66,7 @@ func (a *authority) sign(t *testing.T, c *x509.Certificate, key *ecdsa.PrivateKe
 }
 
 // issue writes a new certificate and its key.
-func (a *authority) issue(t *testing.T, files cluster.PeerTLS) {
+func (a *authority) issue(t testing.TB, files cluster.PeerTLS) {
 	t.Helper()
 	key := makeKey(t)
 	writePEM(t, files.CAFile, "CERTIFICATE", a.der)
@@ -88,26 +88,26 @@ func makeCertificates(t *testing.T) cluster.PeerTLS {
 	return files
 }
 
-func certificateFiles(t *testing.T) cluster.PeerTLS {
+func certificateFiles(t testing.TB) cluster.PeerTLS {
 	dir := t.TempDir()
 	return cluster.PeerTLS{CertFile: filepath.Join(dir, "crt"), KeyFile: filepath.Join(dir, "key"), CAFile: filepath.Join(dir, "ca")}
 }
 
-func makeKey(t *testing.T) *ecdsa.PrivateKey {
+func makeKey(t testing.TB) *ecdsa.PrivateKey {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	require.NoError(t, err)
 	return key
 }
 
-func writePEM(t *testing.T, path, kind string, der []byte) {
+func writePEM(t testing.TB, path, kind string, der []byte) {
 	t.Helper()
 	require.NoError(t, os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600))
 }
 
 // masters are the members of a test, each with its own directory.
 type masters struct {
-	t      *testing.T
+	t      testing.TB
 	issuer *authority
 	files  cluster.PeerTLS
 	voters []cluster.Voter
@@ -116,7 +116,7 @@ type masters struct {
 }
 
 // newMasters makes n masters that have not started.
-func newMasters(t *testing.T, n int) *masters {
+func newMasters(t testing.TB, n int) *masters {
 	m := &masters{t: t, issuer: newAuthority(t), files: certificateFiles(t), live: make([]*cluster.Member, n)}
 	m.issuer.issue(t, m.files)
 	for i := range n {
@@ -245,6 +245,13 @@ func TestThreeMastersThatStartOneByOne(t *testing.T) {
 	_, _, err = first.Get(ctx, "k")
 	require.ErrorIs(t, err, cluster.ErrNoQuorum, "a request waits for its own time only")
 	require.NoError(t, first.Err(), "waiting is not failing")
+	impatient := m.open(1, m.options(1))
+	m.kill(0)
+	waiting := make(chan error)
+	go func() { waiting <- impatient.WaitReady(context.Background()) }()
+	m.stop(1)
+	require.Equal(t, yr.Communication, yr.CodeOf(<-waiting), "who is closed is not waited for")
+	first = m.open(0, m.options(0))
 
 	m.start(1)
 	m.ready(0)

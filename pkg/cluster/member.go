@@ -118,8 +118,8 @@ func (m *Member) WaitReady(ctx context.Context) error {
 	select {
 	case <-m.ready:
 		return nil
-	case <-m.failed:
-		return m.failure
+	case <-m.life.Done(): // closed, or failed
+		return m.requestError("start etcd", errStopping)
 	case <-ctx.Done():
 		return m.requestError("start etcd", ctx.Err())
 	}

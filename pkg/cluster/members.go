@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"errors"
+	"net"
 	"sort"
 	"strconv"
 	"strings"
@@ -68,6 +69,9 @@ func (m *Member) Members(ctx context.Context) ([]MemberView, error) {
 // has been alone is first made reachable for the others (see grow). It may be
 // called again, with the same arguments, until the new one has started.
 func (m *Member) AddMember(ctx context.Context, name, address string) (initialCluster string, err error) {
+	if _, _, err := net.SplitHostPort(address); err != nil || name == "" || strings.ContainsAny(name+address, ",=/") {
+		return "", yr.E("add a master", yr.ParamInvalid, "a master needs a name and a peer address host:port, not %q and %q", name, address)
+	}
 	if err := m.grow(ctx); err != nil {
 		return "", err
 	}
