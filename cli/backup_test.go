@@ -112,7 +112,7 @@ func TestProgressIsToldWhenItChanges(t *testing.T) {
 	for _, p := range []api.Progress{{Node: "n", Instances: 1, Calls: 2}, {Node: "n", Instances: 1, Calls: 2}, {Node: "n", Calls: 1}, {Node: "n"}, {Node: "n", Reason: "silent"}} {
 		tell(p)
 	}
-	require.Equal(t, "node n still runs 1 instance and 2 calls\nnode n still runs 0 instances and 1 call\nnode n does not say what it runs: silent\n", b.String())
+	require.Equal(t, "node n still runs 1 instance and 2 calls\nnode n still runs 0 instances and 1 call\nnode n still runs 0 instances and 0 calls, and perhaps more: silent\n", b.String())
 }
 
 func TestHowManyLossesTheMastersSurvive(t *testing.T) {

@@ -50,7 +50,7 @@ func tellProgress(out *Output) func(api.Progress) {
 	return func(p api.Progress) {
 		now := fmt.Sprintf("node %s still runs %s and %s", p.Node, count(p.Instances, "instance"), count(p.Calls, "call"))
 		if p.Reason != "" {
-			now = fmt.Sprintf("node %s does not say what it runs: %s", p.Node, p.Reason)
+			now += ", and perhaps more: " + p.Reason
 		}
 		if idle := p.Instances+p.Calls == 0 && p.Reason == ""; now != last && !idle {
 			out.Printf("%s\n", now)

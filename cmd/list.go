@@ -48,7 +48,7 @@ func (a *app) listOne(name string) *cobra.Command {
 	}
 	if name != "nodes" {
 		c.Flags().StringVar(&job, "job", "", "only of this `job`")
-		c.Flags().StringVar(&node, "node", "", "only of this `node`")
+		c.Flags().StringVar(&node, "node", "", "only on this `node`")
 		c.Flags().StringVar(&opt.Filter.State, "state", "", "only in this `state`")
 		c.Flags().IntVar(&opt.Filter.Limit, "limit", 0, "at most `N` of them (default 1000)")
 		c.Flags().IntVar(&opt.Filter.Offset, "offset", 0, "skip the first `N`")

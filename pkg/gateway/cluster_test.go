@@ -88,7 +88,8 @@ func several(t *testing.T) ([]*fixture, *members) {
 	for i := range nodes {
 		name := yr.Node("n" + string(rune('1'+i)))
 		nodes[i] = open(t, func(o *gateway.Options) {
-			o.Cluster = m
+			o.Cluster, o.WorkerDir = m, filepath.Join(o.LogDir, "workers")
+			require.NoError(t, os.Mkdir(o.WorkerDir, 0o700))
 			source := o.Source.(*node)
 			source.view.ID, source.view.Master, source.view.Leader = name, i == 0, i == 0
 			source.view.Tag = strings.Repeat("abc"[i:i+1], yr.TagLen)
@@ -119,6 +120,7 @@ func TestListsShowTheWholeClusterFromAnyNode(t *testing.T) {
 			n.source.objects = append(n.source.objects, yr.ObjectView{ID: born(i, 200+k), Job: yr.Job("job-" + n.source.view.ID)})
 		}
 	}
+	nodes[0].source.instances = append(nodes[0].source.instances, yr.InstanceView{ID: born(0, 99), PID: 1, Worker: "w", Node: "n2"})
 	for _, n := range nodes {
 		page, err := n.unix.Instances(ctx, client.Filter{Limit: 12, Offset: 5})
 		require.NoError(t, err)
@@ -140,14 +142,14 @@ func TestListsShowTheWholeClusterFromAnyNode(t *testing.T) {
 		require.Equal(t, 10, objects.Total, "filters travel")
 		workers, err := n.unix.Workers(ctx, client.Filter{Node: "n2"})
 		require.NoError(t, err)
-		require.Equal(t, 10, workers.Total)
+		require.Equal(t, 11, workers.Total, "one of them is listed by its home")
 		require.Equal(t, yr.Node("n2"), workers.Items[0].Node)
 
 		count, err := n.unix.AgentCount(ctx)
 		require.NoError(t, err)
 		require.Equal(t, 3, count)
 		_, body := n.get(t, "GET", "/instance-manager/queryinstances?page_size=1", "Authorization", "Bearer "+token)
-		require.Contains(t, body, `"count":30`)
+		require.Contains(t, body, `"count":31`)
 		_, body = n.get(t, "GET", "/instance-manager/query-tenant-instances?tenant_id=acme&node_id=n3", "Authorization", "Bearer "+token)
 		require.Contains(t, body, `"count":10`)
 	}
@@ -253,7 +255,8 @@ func TestLogsOfOtherNodes(t *testing.T) {
 	// An instance whose home is n2 and whose worker is on n3.
 	worker := born(2, 5)
 	nodes[1].source.set([]yr.InstanceView{{ID: born(1, 1), Name: "counter", Class: "C", Worker: worker.String(), PID: 5, Node: "n3"}})
-	nodes[2].source.set([]yr.InstanceView{{ID: worker, Worker: worker.String(), PID: 5, Node: "n3"}})
+	lives := filepath.Join(nodes[2].logs, "workers", worker.String()+".json")
+	require.NoError(t, os.WriteFile(lives, nil, 0o600), "the node where it runs does not list it")
 	file := filepath.Join(nodes[2].logs, "runtime-"+worker.String()+".out")
 	require.NoError(t, os.WriteFile(file, []byte("one\ntwo\n"), 0o600))
 	for _, n := range nodes {
@@ -287,11 +290,11 @@ func TestLogsOfOtherNodes(t *testing.T) {
 	_, err = io.ReadFull(r, text)
 	require.NoError(t, err)
 	require.Equal(t, "three\n", string(text), "as it grows")
-	nodes[2].source.set(nil)
+	require.NoError(t, os.Remove(lives))
 	_, _ = io.Copy(io.Discard, r)
 	require.NoError(t, <-done, "it ends when the worker does")
 
-	nodes[2].source.set([]yr.InstanceView{{ID: worker, Worker: worker.String(), PID: 5}})
+	require.NoError(t, os.WriteFile(lives, nil, 0o600))
 	r, done = follow(nodes[0])
 	require.NoError(t, nodes[2].Close(ctx))
 	_, _ = io.Copy(io.Discard, r)
@@ -307,6 +310,7 @@ func TestDrainTellsWhatStillRuns(t *testing.T) {
 	t.Parallel()
 	nodes, m := several(t)
 	nodes[1].source.set([]yr.InstanceView{{ID: born(1, 1), Class: "C", PID: 5}, {ID: born(1, 2), Class: "C"}})
+	nodes[2].source.set([]yr.InstanceView{{ID: born(2, 1), Class: "C", PID: 5, Node: "n2"}, {ID: born(2, 2), Class: "C", PID: 5}})
 	nodes[1].source.calls = []yr.CallView{{ID: born(1, 3)}, {ID: born(1, 4)}}
 	for _, n := range []*fixture{nodes[0], nodes[1]} {
 		var seen []api.Progress
@@ -316,7 +320,7 @@ func TestDrainTellsWhatStillRuns(t *testing.T) {
 			}
 		})
 		require.NoError(t, err)
-		require.Equal(t, api.Progress{Node: "n2", Instances: 1, Calls: 2}, seen[0])
+		require.Equal(t, api.Progress{Node: "n2", Instances: 2, Calls: 2}, seen[0])
 	}
 	err := nodes[0].unix.Drain(t.Context(), "n2", time.Minute, func(api.Progress) {
 		select {

@@ -59,7 +59,9 @@ type Options struct {
 
 	Endpoint api.Endpoint
 	LogDir   string
-	Config   func() any // the merged configuration without secrets, for GET /yr/v1/config
+	// WorkerDir holds a file WORKER.json for each worker of this node that lives.
+	WorkerDir string
+	Config    func() any // the merged configuration without secrets, for GET /yr/v1/config
 
 	MasterAddress string // ip:port of the function master's port; "" where there is none
 	MetaStore     string // ip:port of etcd; "" while it listens on no port
@@ -191,7 +193,7 @@ func (g *Gateway) routes() *http.ServeMux {
 	o := g.options
 	mux := http.NewServeMux()
 	own := api.New(api.Options{
-		Source: o.Source, Cluster: o.Cluster, Fan: g.fan, Endpoint: o.Endpoint, LogDir: o.LogDir, Config: o.Config, Log: o.Log,
+		Source: o.Source, Cluster: o.Cluster, Fan: g.fan, Endpoint: o.Endpoint, LogDir: o.LogDir, WorkerDir: o.WorkerDir, Config: o.Config, Log: o.Log,
 	})
 	own.Register(mux)
 	views := scheduler.Options{Source: o.Source, MasterAddress: o.MasterAddress, MetaStore: o.MetaStore, Nodes: g.nodes()}

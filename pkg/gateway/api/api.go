@@ -41,8 +41,11 @@ type Options struct {
 	Fan      *fanout.Fan // asks the other nodes
 	Endpoint Endpoint
 	LogDir   string
-	Config   func() any // the merged configuration, without secrets; nil: not offered
-	Log      zerolog.Logger
+	// WorkerDir holds a file WORKER.json for each worker that lives; "": the ones
+	// that are listed live.
+	WorkerDir string
+	Config    func() any // the merged configuration, without secrets; nil: not offered
+	Log       zerolog.Logger
 }
 
 // API answers the routes.

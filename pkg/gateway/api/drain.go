@@ -6,11 +6,9 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
-	"strconv"
 	"time"
 
 	"yr/pkg/gateway/answer"
-	"yr/pkg/gateway/ask"
 	"yr/pkg/yr"
 )
 
@@ -20,7 +18,7 @@ type Progress struct {
 	Node      yr.Node       `json:"node"`
 	Instances int           `json:"instances"`
 	Calls     int           `json:"calls"`
-	Reason    string        `json:"reason,omitempty"` // why the numbers are not known
+	Reason    string        `json:"reason,omitempty"` // why the numbers are too low
 	Done      bool          `json:"done,omitempty"`
 	Error     *answer.Error `json:"error,omitempty"`
 }
@@ -120,41 +118,27 @@ func (a *API) nodeView(ctx context.Context, node yr.Node) (yr.NodeView, error) {
 	return nodes[at], nil
 }
 
+// maxCounted bounds how many instances are looked at for a line of progress.
+const maxCounted = 1000
+
 // running counts what runs on a node: instances that have a process, and calls.
+// All nodes are asked, since an instance is listed by its home.
 func (a *API) running(ctx context.Context, n yr.NodeView) Progress {
 	p := Progress{Node: n.ID}
-	if n.ID == a.self() {
-		p.count(a.options.Source.Instances())
-		p.Calls = len(a.options.Source.Calls())
-		return p
-	}
-	ctx, cancel := context.WithTimeout(ctx, progressInterval)
-	defer cancel()
-	at, q := a.options.Fan.At(n), url.Values{"local": {"1"}, "limit": {strconv.Itoa(answer.MaxLimit)}}
-	err := p.ask(ctx, at, q)
-	if err != nil {
-		p.Reason = err.Error()
-	}
-	return p
-}
-
-func (p *Progress) ask(ctx context.Context, at *ask.Asker, q url.Values) error {
-	var instances answer.Page[yr.InstanceView]
-	if err := at.Get(ctx, "/yr/v1/instances", q, &instances); err != nil {
-		return err
-	}
-	p.count(instances.Items)
-	q.Set("limit", "1")
-	var calls answer.Page[yr.CallView]
-	err := at.Get(ctx, "/yr/v1/calls", q, &calls)
-	p.Calls = calls.Total
-	return err
-}
-
-func (p *Progress) count(views []yr.InstanceView) {
-	for _, v := range views {
-		if v.Class != "" && v.PID > 0 {
+	query := url.Values{"node": {string(n.ID)}}
+	others, missed := a.options.Fan.Others(ctx)
+	instances := gather(ctx, a.options.Fan, list[yr.InstanceView]{
+		"/yr/v1/instances", a.selected(query, func(v yr.InstanceView) bool { return v.Class != "" }), byInstance,
+	}, others, missed, query, 0, maxCounted)
+	for _, v := range instances.Items {
+		if v.PID > 0 {
 			p.Instances++
 		}
 	}
+	calls := gather(ctx, a.options.Fan, a.ownCalls(query), others, nil, query, 0, 1)
+	p.Calls = calls.Total
+	if missed := instances.Unreachable; len(missed) > 0 {
+		p.Reason = missed[0].Reason
+	}
+	return p
 }

@@ -22,7 +22,7 @@ type list[V any] struct {
 }
 
 // instances lists instances of users' classes, with ?all=1 stateless workers
-// too; ?job=, ?tenant= and ?state= filter, ?node= asks one node only.
+// too; ?job=, ?tenant=, ?state= and ?node=, where they run, filter.
 func (a *API) instances(w http.ResponseWriter, r *http.Request) {
 	all, err := answer.Flag(r.URL.Query(), "all")
 	if err != nil {
@@ -42,42 +42,55 @@ func (a *API) workers(w http.ResponseWriter, r *http.Request) {
 }
 
 func (a *API) selected(query url.Values, want func(yr.InstanceView) bool) []yr.InstanceView {
-	job, tenant, state := query.Get("job"), query.Get("tenant"), query.Get("state")
-	views := slices.DeleteFunc(slices.Clone(a.options.Source.Instances()), func(v yr.InstanceView) bool {
-		return !want(v) || differs(job, string(v.Job)) || differs(tenant, string(v.Tenant)) || differs(state, v.State)
+	job, tenant, state, node := query.Get("job"), query.Get("tenant"), query.Get("state"), query.Get("node")
+	views := a.placedInstances()
+	views = slices.DeleteFunc(views, func(v yr.InstanceView) bool {
+		return !want(v) || differs(job, string(v.Job)) || differs(tenant, string(v.Tenant)) || differs(state, v.State) || differs(node, string(v.Node))
 	})
-	for i := range views {
-		views[i].Node = cmp.Or(views[i].Node, a.self())
-	}
 	slices.SortFunc(views, byInstance)
 	return views
 }
 
-// calls lists calls that have not ended, the oldest first; ?job= and ?state= filter.
-func (a *API) calls(w http.ResponseWriter, r *http.Request) {
-	query := r.URL.Query()
-	job, state := query.Get("job"), query.Get("state")
-	views := slices.DeleteFunc(slices.Clone(a.options.Source.Calls()), func(v yr.CallView) bool {
-		return differs(job, string(v.Job)) || differs(state, v.State)
-	})
+func (a *API) placedInstances() []yr.InstanceView {
+	views := slices.Clone(a.options.Source.Instances())
 	for i := range views {
 		views[i].Node = cmp.Or(views[i].Node, a.self())
 	}
-	oldest := func(a, b yr.CallView) int { return cmp.Or(a.Since.Compare(b.Since), compareIDs(a.ID, b.ID)) }
-	slices.SortFunc(views, oldest)
-	serve(a, w, r, list[yr.CallView]{"/yr/v1/calls", views, oldest})
+	return views
 }
 
-// objects lists objects that somebody refers to; ?job= and ?state= filter.
-func (a *API) objects(w http.ResponseWriter, r *http.Request) {
-	query := r.URL.Query()
-	job, state := query.Get("job"), query.Get("state")
-	views := slices.DeleteFunc(slices.Clone(a.options.Source.Objects()), func(v yr.ObjectView) bool {
-		return differs(job, string(v.Job)) || differs(state, v.State)
-	})
+// calls lists calls that have not ended, the oldest first; ?job=, ?state= and
+// ?node= filter.
+func (a *API) calls(w http.ResponseWriter, r *http.Request) {
+	serve(a, w, r, a.ownCalls(r.URL.Query()))
+}
+
+func (a *API) ownCalls(query url.Values) list[yr.CallView] {
+	job, state, node := query.Get("job"), query.Get("state"), query.Get("node")
+	views := slices.Clone(a.options.Source.Calls())
 	for i := range views {
 		views[i].Node = cmp.Or(views[i].Node, a.self())
 	}
+	views = slices.DeleteFunc(views, func(v yr.CallView) bool {
+		return differs(job, string(v.Job)) || differs(state, v.State) || differs(node, string(v.Node))
+	})
+	oldest := func(a, b yr.CallView) int { return cmp.Or(a.Since.Compare(b.Since), compareIDs(a.ID, b.ID)) }
+	slices.SortFunc(views, oldest)
+	return list[yr.CallView]{"/yr/v1/calls", views, oldest}
+}
+
+// objects lists objects that somebody refers to; ?job=, ?state= and ?node=, where
+// they are at home, filter.
+func (a *API) objects(w http.ResponseWriter, r *http.Request) {
+	query := r.URL.Query()
+	job, state, node := query.Get("job"), query.Get("state"), query.Get("node")
+	views := slices.Clone(a.options.Source.Objects())
+	for i := range views {
+		views[i].Node = cmp.Or(views[i].Node, a.self())
+	}
+	views = slices.DeleteFunc(views, func(v yr.ObjectView) bool {
+		return differs(job, string(v.Job)) || differs(state, v.State) || differs(node, string(v.Node))
+	})
 	byID := func(a, b yr.ObjectView) int { return cmp.Or(compareIDs(a.ID, b.ID), cmp.Compare(a.Node, b.Node)) }
 	slices.SortFunc(views, byID)
 	serve(a, w, r, list[yr.ObjectView]{"/yr/v1/objects", views, byID})
@@ -109,17 +122,13 @@ func serve[V any](a *API, w http.ResponseWriter, r *http.Request, l list[V]) {
 		page(w, r, l.own)
 		return
 	}
-	others, missed := a.options.Fan.Others(r.Context())
 	if only := yr.Node(query.Get("node")); only != "" {
-		if only != a.self() {
-			l.own = nil
-		}
-		others = slices.DeleteFunc(others, func(n yr.NodeView) bool { return n.ID != only })
-		if only != a.self() && len(others) == 0 {
+		if _, ok := a.options.Fan.Node(r.Context(), only); !ok {
 			answer.Fail(w, yr.E("list", yr.ParamInvalid, "there is no node %.80q; `yr nodes` lists them", only))
 			return
 		}
 	}
+	others, missed := a.options.Fan.Others(r.Context())
 	answer.JSON(w, gather(r.Context(), a.options.Fan, l, others, missed, query, offset, limit))
 }
 
@@ -147,7 +156,7 @@ func gather[V any](ctx context.Context, fan *fanout.Fan, l list[V], others []yr.
 // first fetches the first entries of a node's own list, page by page.
 func first[V any](ctx context.Context, at *ask.Asker, path string, query url.Values, need int) (whole answer.Page[V], err error) {
 	q := url.Values{"local": {"1"}}
-	for _, name := range []string{"job", "tenant", "state", "all"} {
+	for _, name := range []string{"job", "tenant", "state", "node", "all"} {
 		if query.Has(name) {
 			q.Set(name, query.Get(name))
 		}

@@ -6,6 +6,8 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"os"
+	"path/filepath"
 
 	"yr/pkg/gateway/answer"
 	"yr/pkg/gateway/logs"
@@ -141,8 +143,13 @@ func (a *API) placed(worker string, node yr.Node) place {
 	return place{worker, cmp.Or(node, a.self())}
 }
 
-// alive reports whether a worker is still listed.
+// alive reports whether a worker of this node may still print. The views list an
+// instance at its home, so the launcher's files know more of who runs here.
 func (a *API) alive(worker string) bool {
+	if a.options.WorkerDir != "" {
+		_, err := os.Lstat(filepath.Join(a.options.WorkerDir, worker+".json"))
+		return err == nil
+	}
 	for _, v := range a.options.Source.Instances() {
 		if workerOf(v) == worker {
 			return true

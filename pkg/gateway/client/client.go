@@ -45,7 +45,7 @@ type Filter struct {
 	Job    yr.Job
 	Tenant yr.Tenant // of instances and workers
 	State  string
-	Node   yr.Node // asks this node only
+	Node   yr.Node // where they run, of objects where they are at home
 	Offset int
 	Limit  int // 0: answer.DefaultLimit
 }
