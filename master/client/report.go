@@ -58,6 +58,7 @@ func (c *Client) register(ctx context.Context) (asked time.Time, err error) {
 		asked = time.Now()
 		answer, err = leader.Register(ctx, &masterpb.RegisterRequest{
 			Epoch: c.leaders.seen(), Machine: codec.Machine(machine), Load: codec.Load(c.options.Load()),
+			Incarnation: c.Incarnation(),
 		})
 		return err
 	})

@@ -613,6 +613,7 @@ type RegisterRequest struct {
 	Epoch         uint64                 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"` // the highest leader's epoch that the node has seen
 	Machine       *Machine               `protobuf:"bytes,2,opt,name=machine,proto3" json:"machine,omitempty"`
 	Load          *Load                  `protobuf:"bytes,3,opt,name=load,proto3" json:"load,omitempty"`
+	Incarnation   uint64                 `protobuf:"varint,4,opt,name=incarnation,proto3" json:"incarnation,omitempty"` // the last one of this daemon, 0: none; the new one is higher
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -666,6 +667,13 @@ func (x *RegisterRequest) GetLoad() *Load {
 		return x.Load
 	}
 	return nil
+}
+
+func (x *RegisterRequest) GetIncarnation() uint64 {
+	if x != nil {
+		return x.Incarnation
+	}
+	return 0
 }
 
 type RegisterResponse struct {
@@ -2527,11 +2535,12 @@ const file_master_master_proto_rawDesc = "" +
 	"\tavailable\x18\x06 \x03(\v2\x11.yr.master.AmountR\tavailable\x12(\n" +
 	"\x06labels\x18\a \x03(\v2\x10.yr.master.LabelR\x06labels\x12\x1a\n" +
 	"\bcordoned\x18\b \x01(\bR\bcordoned\x12\x16\n" +
-	"\x06master\x18\t \x01(\bR\x06master\"z\n" +
+	"\x06master\x18\t \x01(\bR\x06master\"\x9c\x01\n" +
 	"\x0fRegisterRequest\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12,\n" +
 	"\amachine\x18\x02 \x01(\v2\x12.yr.master.MachineR\amachine\x12#\n" +
-	"\x04load\x18\x03 \x01(\v2\x0f.yr.master.LoadR\x04load\"w\n" +
+	"\x04load\x18\x03 \x01(\v2\x0f.yr.master.LoadR\x04load\x12 \n" +
+	"\vincarnation\x18\x04 \x01(\x04R\vincarnation\"w\n" +
 	"\x10RegisterResponse\x12\x10\n" +
 	"\x03tag\x18\x01 \x01(\tR\x03tag\x12 \n" +
 	"\vincarnation\x18\x02 \x01(\x04R\vincarnation\x12/\n" +

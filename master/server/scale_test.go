@@ -80,7 +80,7 @@ func leaderProcess(t testing.TB) (address string, cpu func() time.Duration) {
 	require.NoError(t, err)
 	require.NoError(t, cmd.Start())
 	t.Cleanup(func() {
-		in.Close()
+		require.NoError(t, in.Close())
 		require.NoError(t, cmd.Wait())
 	})
 	line, err := bufio.NewReader(out).ReadString('\n')
@@ -148,7 +148,7 @@ func measure(t testing.TB, nodes int, window time.Duration) cost {
 	}
 	for _, c := range clients {
 		require.Eventually(t, func() bool { return c.Joined() && c.Others() == nodes-1 }, 10*time.Second, 10*time.Millisecond)
-		wg.Go(func() { c.Close(context.Background()) })
+		wg.Go(func() { require.NoError(t, c.Close(context.Background())) })
 	}
 	wg.Wait()
 	return c

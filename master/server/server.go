@@ -39,6 +39,8 @@ const (
 	away = time.Second
 	// comeBack is how long it has for that.
 	comeBack = 250 * time.Millisecond
+	// maxClaims bounds the reigns that a restored registry is made to skip at once.
+	maxClaims = 1000
 )
 
 var errAway = errors.New("this process stood still")
@@ -113,6 +115,8 @@ type Server struct {
 	// writing is held over a write of the registry and its way into the table, so
 	// that records enter in the order of their revisions.
 	writing chan struct{}
+
+	seen atomic.Uint64 // the highest epoch that a node named
 
 	mu    sync.Mutex // protects what follows
 	table *table.Table
@@ -256,9 +260,8 @@ func (s *Server) takeOver(r *reign) error {
 	var records []cluster.NodeRecord
 	for {
 		try, cancel := context.WithTimeout(r.life, writeTimeout)
-		epoch, err := s.options.Leader.TakeOver(try)
+		err := s.claim(try, r)
 		if err == nil {
-			r.epoch = epoch
 			records, err = s.options.Nodes.List(try)
 		}
 		cancel()
@@ -279,6 +282,18 @@ func (s *Server) takeOver(r *reign) error {
 	for _, record := range records {
 		if record.State == cluster.NodeDead {
 			s.mourn(r, record)
+		}
+	}
+	return nil
+}
+
+// claim takes the registry over. Its epoch may be behind what nodes have seen if
+// the registry was restored from a backup: nodes serve no leader older than another.
+func (s *Server) claim(ctx context.Context, r *reign) (err error) {
+	for range maxClaims {
+		r.epoch, err = s.options.Leader.TakeOver(ctx)
+		if err != nil || r.epoch > s.seen.Load() {
+			return err
 		}
 	}
 	return nil

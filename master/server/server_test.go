@@ -14,6 +14,7 @@ import (
 	"yr/master"
 	"yr/master/client"
 	"yr/master/masterpb"
+	"yr/pkg/cluster/inprocess"
 	"yr/pkg/yr"
 	"yr/scheduler"
 )
@@ -412,6 +413,31 @@ func TestNewLeaderMournsAgain(t *testing.T) {
 	})
 }
 
+func TestRegistryFromABackup(t *testing.T) {
+	inWorld(t, 1, func(t *testing.T, w *world) {
+		a := w.join("a")
+		for range 20 {
+			_, err := w.masters["m0"].cluster.Leader().TakeOver(t.Context())
+			require.NoError(t, err)
+		}
+		w.election.set("m0")
+		pass(2 * time.Second)
+		masters, err := a.Masters(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, uint64(22), masters.Epoch)
+
+		w.kill("m0")
+		w.kv = inprocess.New() // a backup of the first hour
+		w.start("m0")
+		w.election.set("m0")
+		pass(5 * time.Second)
+		require.Equal(t, []string{"lost", "joined 2"}, a.told(), "the registry knows nothing of it, but others may")
+		masters, err = a.Masters(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, uint64(23), masters.Epoch)
+	})
+}
+
 func TestCordonDrainEvict(t *testing.T) {
 	inWorld(t, 2, func(t *testing.T, w *world) {
 		a, b := w.join("a"), w.join("b")
@@ -513,6 +539,6 @@ func (w *world) direct(master string) masterpb.MasterClient {
 	c, err := grpc.NewClient("passthrough:///"+master, grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return dial(ctx, master) }))
 	require.NoError(w.t, err)
-	w.t.Cleanup(func() { c.Close() })
+	w.t.Cleanup(func() { _ = c.Close() })
 	return masterpb.NewMasterClient(c)
 }

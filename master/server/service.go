@@ -51,6 +51,7 @@ func (s *Server) begin(epoch uint64) (*reign, error) {
 		return nil, s.redirect()
 	}
 	if epoch > r.epoch {
+		s.seen.Store(max(epoch, s.seen.Load()))
 		r.end(cluster.ErrStale)
 		return nil, s.redirect()
 	}
@@ -81,7 +82,7 @@ func (s *Server) Register(ctx context.Context, q *masterpb.RegisterRequest) (*ma
 			return nil, err
 		}
 		record, err := s.write(ctx, r, func(ctx context.Context) (cluster.NodeRecord, error) {
-			return s.options.Nodes.Register(ctx, recordOf(machine))
+			return s.register(ctx, machine, q.GetIncarnation())
 		})
 		if err != nil {
 			return nil, err
@@ -97,6 +98,18 @@ func (s *Server) Register(ctx context.Context, q *masterpb.RegisterRequest) (*ma
 			Tag: yr.Tag(record.Tag).String(), Incarnation: record.Incarnation, First: s.encode(r, answer),
 		}, nil
 	})
+}
+
+// register gives a machine its next incarnation, higher than the one it had: a
+// registry that was restored from a backup may be behind.
+func (s *Server) register(ctx context.Context, m master.Machine, had uint64) (record cluster.NodeRecord, err error) {
+	for range maxClaims {
+		record, err = s.options.Nodes.Register(ctx, recordOf(m))
+		if err != nil || record.Incarnation > had {
+			break
+		}
+	}
+	return record, err
 }
 
 func recordOf(m master.Machine) cluster.NodeRecord {

@@ -98,7 +98,7 @@ func TestWhateverHappens(t *testing.T) {
 				}
 			},
 			"place": func(t *rapid.T) {
-				plan, encoded := tab.Place(now, node(), request(uint64(revision), float64(rapid.IntRange(0, 4).Draw(t, "cpus"))))
+				plan, encoded := tab.Place(now, node(), request(rapid.Uint64Range(1, 100).Draw(t, "request"), float64(rapid.IntRange(0, 4).Draw(t, "cpus"))))
 				if plan.Verdict == scheduler.Placed {
 					r := records[plan.Node]
 					require.True(t, tab.Alive(plan.Node, r.Incarnation))

@@ -17,12 +17,12 @@ import (
 type Standing int
 
 const (
-	// Accepted: it lives.
+	// Accepted means that it lives.
 	Accepted Standing = iota
-	// Dead: it was declared dead, or was never a member. It is to register again.
+	// Dead means that it was declared dead, or was never a member. It is to register again.
 	Dead
-	// Dying: it was silent for too long and is being declared dead, which is not in
-	// the registry yet. It is to ask again.
+	// Dying means that it was silent for too long and is being declared dead, which
+	// is not in the registry yet. It is to ask again.
 	Dying
 )
 
@@ -105,7 +105,7 @@ func (t *Table) Forgettable(now time.Time) []Overdue {
 	var old []Overdue
 	for _, n := range t.nodes {
 		if n.State != cluster.NodeAlive && now.Sub(n.heard) >= ForgetAfter {
-			old = append(old, Overdue{n.ID, n.NodeRecord.Incarnation, now.Sub(n.heard)})
+			old = append(old, Overdue{n.ID, n.Incarnation, now.Sub(n.heard)})
 		}
 	}
 	return old

@@ -342,11 +342,11 @@ func UnixMilli(t time.Time) int64 {
 	return t.UnixMilli()
 }
 
-func count32(n int) uint32 { return uint32(min(max(n, 0), math.MaxUint32)) } //nolint:gosec // bounded in the same line
+func count32(n int) uint32 { return uint32(min(max(n, 0), math.MaxUint32)) }
 
-func count(n uint64) int { return int(min(n, math.MaxInt64)) } //nolint:gosec // bounded in the same line
+func count(n uint64) int { return int(min(n, math.MaxInt64)) }
 
-func clamp(n int) int32 { return int32(min(max(n, math.MinInt32), math.MaxInt32)) } //nolint:gosec // bounded in the same line
+func clamp(n int) int32 { return int32(min(max(n, math.MinInt32), math.MaxInt32)) }
 
 func malformed(format string, args ...any) error {
 	return yr.E("master", yr.ParamInvalid, format, args...)
