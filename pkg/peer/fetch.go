@@ -32,6 +32,10 @@ const (
 	answerError = 1
 )
 
+// readWorth is how much should have come before a transfer is woken to read it:
+// being woken less often was worth a fifth of the throughput on two busy cores.
+const readWorth = 1 << 20
+
 // fetchAttempts is how many connections in a row may bring nothing.
 const fetchAttempts = 4
 
@@ -140,6 +144,9 @@ func (t *transfer) run(ctx context.Context, sock *socket) (clean bool, err error
 		return false, err
 	}
 	for t.done < t.length {
+		if err := sock.wakeAt(min(t.length-t.done, readWorth)); err != nil {
+			return false, err
+		}
 		n, err := sock.Read(t.buf[t.done:t.length])
 		t.done += int64(n)
 		if err != nil && t.done < t.length {
@@ -147,7 +154,7 @@ func (t *transfer) run(ctx context.Context, sock *socket) (clean bool, err error
 		}
 		_ = sock.SetReadDeadline(time.Now().Add(stall))
 	}
-	return true, nil
+	return true, sock.wakeAt(1)
 }
 
 // prepare gets the room for the bytes, or finds that they are the same as before.

@@ -89,7 +89,6 @@ func (po *pool) once(ctx context.Context, t *transfer) (again bool, err error) {
 			sock.drop()
 			return false, err
 		}
-		tune(sock)
 	}
 	clean, err := t.run(ctx, sock)
 	if clean {

@@ -36,7 +36,6 @@ func (p *Peers) acceptBulk(g *guest, t *transcript) error {
 	if aerr := p.answer(g.sock, t, own, 0, err); err != nil || aerr != nil {
 		return errors.Join(err, aerr)
 	}
-	tune(g.sock)
 	for {
 		// The asking side closes idle connections first.
 		_ = g.sock.SetReadDeadline(time.Now().Add(2 * p.pace.idle))
@@ -226,6 +225,3 @@ func (p *Peers) copyFile(sock *socket, f *os.File, at, n int64) error {
 	}
 	return nil
 }
-
-// tune prepares a connection for bulk bytes.
-func tune(*socket) {}

@@ -17,6 +17,7 @@ type socket struct {
 	net.Conn // what the peer's bytes are read from: TCP, or TLS over it
 	tcp      *net.TCPConn
 	raw      syscall.RawConn
+	low      int64   // bytes that must have come before a read is woken; of the reading goroutine
 	sender   *sender // of the goroutine that may call try; TLS sends through the spill
 	spill    *spill  // nil without TLS
 }
@@ -80,6 +81,20 @@ func (s *socket) write(b []byte) (int, error) {
 		err = s.spill.flush()
 	}
 	return n, err
+}
+
+// wakeAt makes the kernel wake the reader only when n bytes have come, or the end.
+// Inside TLS nobody knows how many bytes that would be, and nothing is changed.
+func (s *socket) wakeAt(n int64) error {
+	if s.spill != nil || s.low == n {
+		return nil
+	}
+	var err error
+	cerr := s.raw.Control(func(fd uintptr) {
+		err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVLOWAT, int(n))
+	})
+	s.low = n
+	return errors.Join(cerr, err)
 }
 
 // drop ends the connection at once; what the kernel still holds is not sent.
