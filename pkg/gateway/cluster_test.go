@@ -227,7 +227,8 @@ func TestNodesThatDoNotAnswerAreNamed(t *testing.T) {
 }
 
 func TestWhyAsksTheNodeThatKnows(t *testing.T) {
-	nodes, _ := several(t)
+	nodes, m := several(t)
+	m.nodes[2].State, m.nodes[2].Reason = "cordoned", "it gets no new work"
 	for i, n := range nodes {
 		n.source.known = map[string]yr.Explanation{
 			born(i, 7).String():                {Kind: "call", State: "queued", Reason: "waits on " + string(n.source.view.ID)},
@@ -243,7 +244,10 @@ func TestWhyAsksTheNodeThatKnows(t *testing.T) {
 				require.Equal(t, home, e.Node, id)
 			}
 		}
-		_, err := n.unix.Why(t.Context(), "nobody")
+		e, err := n.unix.Why(t.Context(), "n3")
+		require.NoError(t, err)
+		require.Equal(t, yr.Explanation{ID: "n3", Kind: "node", Node: "n3", State: "cordoned", Reason: "it gets no new work", Trail: []string{"it serves"}}, e)
+		_, err = n.unix.Why(t.Context(), "nobody")
 		require.Equal(t, yr.ObjectNotFound, yr.CodeOf(err))
 		require.NotContains(t, err.Error(), "not every node")
 	}

@@ -27,10 +27,8 @@ func (a *API) why(w http.ResponseWriter, r *http.Request) {
 		return e, nil
 	}
 	e, err := find(a, r, id, "/yr/v1/why/", own)
-	if err != nil {
-		if n, ok := a.options.Fan.Node(r.Context(), yr.Node(id)); ok {
-			e, err = explainNode(n, err), nil
-		}
+	if n, ok := a.options.Fan.Node(r.Context(), yr.Node(id)); ok && !r.URL.Query().Has("local") {
+		e, err = explainNode(n, e, err), nil
 	}
 	if err != nil {
 		answer.Fail(w, err)
@@ -39,13 +37,19 @@ func (a *API) why(w http.ResponseWriter, r *http.Request) {
 	answer.JSON(w, e)
 }
 
-// explainNode says of a node that does not answer what the cluster knows of it.
-func explainNode(n yr.NodeView, silent error) yr.Explanation {
-	reason := n.Reason
-	if reason == "" {
-		reason = "it does not say more itself: " + silent.Error()
+// explainNode joins what the cluster knows of a node, whether it gets work above
+// all, with what the node says of itself, if it answers.
+func explainNode(n yr.NodeView, own yr.Explanation, silent error) yr.Explanation {
+	e := yr.Explanation{ID: string(n.ID), Kind: "node", Node: own.Node, State: n.State, Reason: n.Reason, Trail: own.Trail}
+	switch {
+	case silent != nil && e.Reason == "":
+		e.Reason = "it does not say more itself: " + silent.Error()
+	case silent == nil && e.Reason == "":
+		e.Reason = own.Reason
+	case silent == nil && own.Reason != "":
+		e.Trail = append([]string{own.Reason}, e.Trail...)
 	}
-	return yr.Explanation{ID: string(n.ID), Kind: "node", State: n.State, Reason: reason}
+	return e
 }
 
 // place is where a log is: the worker whose files they are, and its node.
