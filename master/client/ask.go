@@ -155,9 +155,14 @@ func floats(r yr.Resources) map[string]float64 {
 	return f
 }
 
-// Leave tells the leader that this node goes, so that nobody waits for it. The
-// client is to be closed afterwards.
+// Leave ends the reports and tells the leader that this node goes, so that nobody
+// waits for it. The client is to be closed afterwards.
 func (c *Client) Leave(ctx context.Context) error {
+	if c.stop == nil {
+		return yr.E("leave", yr.Internal, "this node has not joined")
+	}
+	c.halt()
+	c.reporting.Wait() // a report after the word would be one of a dead node, which registers again
 	request := &masterpb.LeaveRequest{Node: string(c.options.Machine.ID), Incarnation: c.Incarnation()}
 	return c.ask(ctx, func(ctx context.Context, leader masterpb.MasterClient) error {
 		_, err := leader.Leave(ctx, request)

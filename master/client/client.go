@@ -17,6 +17,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"yr/master"
+	"yr/master/internal/serial"
 	"yr/pkg/yr"
 )
 
@@ -60,11 +61,13 @@ const (
 type Client struct {
 	options Options
 	leaders *leaders
-	events  *events
+	events  *serial.Queue
 	kick    chan struct{} // capacity 1
 
-	stop context.CancelFunc // set by Open
-	wg   sync.WaitGroup
+	stop      context.CancelFunc // set by Open
+	halt      context.CancelFunc // ends the reports; set by Open
+	reporting sync.WaitGroup
+	wg        sync.WaitGroup
 
 	mu          sync.Mutex // protects what follows
 	tag         yr.Tag
@@ -79,7 +82,7 @@ func New(o Options) *Client {
 	return &Client{
 		options: o,
 		leaders: newLeaders(o.Masters, o.Dial, o.Log),
-		events:  newEvents(),
+		events:  serial.New(),
 		tag:     o.Machine.Tag,
 		kick:    make(chan struct{}, 1),
 		view:    newView(),
@@ -99,9 +102,10 @@ func (c *Client) Open(ctx context.Context) error {
 		c.leaders.close()
 		return err
 	}
-	c.stop = stop
-	c.wg.Go(func() { c.events.run(life) })
-	c.wg.Go(func() { c.run(life) })
+	reports, halt := context.WithCancel(life)
+	c.stop, c.halt = stop, halt
+	c.wg.Go(func() { c.events.Run(life) })
+	c.reporting.Go(func() { c.run(reports) })
 	return nil
 }
 
@@ -112,6 +116,7 @@ func (c *Client) Close(context.Context) error {
 		return nil
 	}
 	c.stop()
+	c.reporting.Wait()
 	c.wg.Wait()
 	c.leaders.close()
 	c.stop = nil

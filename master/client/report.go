@@ -124,7 +124,7 @@ func (c *Client) absorb(answer *masterpb.ReportResponse) {
 			continue
 		}
 		if f := c.options.OnDeath; f != nil {
-			c.events.add(func() { f(node, incarnation) })
+			c.events.Add(func() { f(node, incarnation) })
 		}
 	}
 	v.deaths, v.living = answer.GetDeaths(), int(answer.GetNodes())
@@ -160,7 +160,7 @@ func (c *Client) drained(m *masterpb.Draining) {
 	}
 	c.drain = d
 	if f := c.options.OnDrain; f != nil {
-		c.events.add(func() { f(d) })
+		c.events.Add(func() { f(d) })
 	}
 }
 
@@ -177,7 +177,7 @@ func (c *Client) run(ctx context.Context) {
 		c.mu.Unlock()
 		c.options.Log.Warn().Err(cause).Msg("this node has lost its place in the cluster")
 		if f := c.options.OnLost; f != nil {
-			c.events.wait(ctx, func() { f(cause) })
+			c.events.Wait(ctx, func() { f(cause) })
 		}
 		acked = c.regain(ctx, errors.Is(cause, errFenced))
 	}
@@ -255,6 +255,6 @@ func (c *Client) regained(anew bool) {
 	}
 	c.options.Log.Info().Uint64("incarnation", incarnation).Bool("anew", anew).Msg("this node has its place in the cluster again")
 	if f != nil {
-		c.events.add(func() { f(incarnation) })
+		c.events.Add(func() { f(incarnation) })
 	}
 }
