@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"yr/agent"
 	"yr/master"
@@ -142,6 +143,9 @@ func (d *Daemon) masterAddresses() []string {
 	}
 	return append(list, s.Join...)
 }
+
+// leaveTimeout bounds saying goodbye to the leader.
+const leaveTimeout = 2 * time.Second
 
 // identityOf tells this data directory from any other, so that a restarted daemon
 // gets its place back and a second one with the same node id does not.

@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"io"
+	"net"
 	"time"
 
 	"yr/pkg/cluster"
@@ -46,7 +47,7 @@ func (c commands) Masters(ctx context.Context) ([]api.MasterView, error) {
 	if err != nil {
 		return nil, err
 	}
-	voters, err := m.voters(ctx)
+	voters, err := m.records.Members()
 	if err != nil {
 		return nil, err
 	}
@@ -57,7 +58,7 @@ func (c commands) Masters(ctx context.Context) ([]api.MasterView, error) {
 		}
 		v := api.MasterView{Node: n.ID, Address: n.Address, Leader: n.Leader, State: "joining", Reason: "it does not vote yet"}
 		for _, voter := range voters {
-			if voter.Node == n.ID && voter.Votes {
+			if voter.Node == n.ID && voter.Voter {
 				v.State, v.Reason = "ready", ""
 			}
 		}
@@ -82,22 +83,44 @@ func (c commands) RemoveMaster(ctx context.Context, node yr.Node) error {
 	if err != nil {
 		return err
 	}
-	if err := m.removeVoter(ctx, node); err != nil {
-		return err
-	}
-	known, err := m.cluster.Facts().Masters(ctx)
+	member, err := m.etcdOf(ctx, node)
 	if err != nil {
 		return err
 	}
-	for _, k := range known {
-		if k.Node != node {
-			continue
-		}
-		if err := m.cluster.Member().RemoveMember(ctx, k.Peer); err != nil {
-			return err
-		}
+	if err := m.records.RemoveVoter(ctx, node); err != nil {
+		return err
+	}
+	if err := m.cluster.Member().RemoveMember(ctx, member); err != nil {
+		return err
 	}
 	return m.cluster.Facts().DropMaster(ctx, node)
+}
+
+// etcdOf finds the etcd of a master: it is called like the node if it joined, and
+// else, if it was configured, it is the one on the node's host.
+func (m *masters) etcdOf(ctx context.Context, node yr.Node) (name string, err error) {
+	members, err := m.cluster.Member().Members(ctx)
+	if err != nil {
+		return "", err
+	}
+	known, err := m.cluster.Facts().Masters(ctx)
+	if err != nil {
+		return "", err
+	}
+	for _, v := range members {
+		if v.Name == string(node) {
+			return v.Name, nil
+		}
+	}
+	for _, k := range known {
+		host, _, _ := net.SplitHostPort(k.Address)
+		for _, v := range members {
+			if at, _, _ := net.SplitHostPort(v.Address); k.Node == node && at == host {
+				return v.Address, nil
+			}
+		}
+	}
+	return "", yr.E("remove master", yr.ParamInvalid, "node %s is no master of this cluster; `yr masters list` shows them", node)
 }
 
 func (c commands) ReplaceMaster(ctx context.Context, gone, by yr.Node) error {
@@ -108,11 +131,10 @@ func (c commands) ReplaceMaster(ctx context.Context, gone, by yr.Node) error {
 }
 
 func (c commands) Backup(ctx context.Context, w io.Writer) error {
-	m, err := c.master("back up")
-	if err != nil {
+	if _, err := c.master("back up"); err != nil {
 		return err
 	}
-	return writeBackup(ctx, w, m)
+	return c.d.writeBackup(ctx, w)
 }
 
 // recover is told of every node that was declared dead, on the leader.

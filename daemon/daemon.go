@@ -264,10 +264,8 @@ func (d *Daemon) listen() (l listeners, err error) {
 func (d *Daemon) announce() error {
 	p := d.plan
 	d.file = describe(p, d.child.Restarts(), d.born)
-	if p.Master {
-		if err := session.WriteAtomic(filepath.Join(p.Dir.Prefix, session.MasterInfo), []byte(d.file.MasterInfo), 0o644); err != nil {
-			return err
-		}
+	if err := session.WriteAtomic(filepath.Join(p.Dir.Prefix, session.MasterInfo), []byte(d.file.MasterInfo), 0o644); err != nil {
+		return err
 	}
 	if err := p.Dir.Link(p.Settings.NodeID); err != nil {
 		return err

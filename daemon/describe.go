@@ -16,7 +16,7 @@ import (
 // describe is session.json for this daemon.
 func describe(p *session.Plan, restarts int, born time.Time) *session.File {
 	s := p.Settings
-	info := session.Info{LocalIP: s.LocalIP, MasterIP: s.HostIP, Ports: s.Ports}
+	info := session.InfoOf(p)
 	f := &session.File{
 		SessionID:  p.Dir.ID(),
 		StartTime:  p.Begun.Format(time.ANSIC),
@@ -30,8 +30,9 @@ func describe(p *session.Plan, restarts int, born time.Time) *session.File {
 		Socket: p.Dir.Socket(), APISocket: p.Dir.APISocket(),
 		DataDir: s.DataDir, Temporary: p.Temporary, Dir: p.Dir,
 	}
+	f.MasterInfo = info.Line()
 	if p.Master {
-		f.Mode, f.MasterInfo = "master", info.Line()
+		f.Mode = "master"
 	}
 	for _, name := range session.Components(p.Master) {
 		f.Components[name] = session.Component{

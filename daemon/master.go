@@ -14,6 +14,7 @@ import (
 
 	"yr/master/server"
 	"yr/pkg/cluster"
+	"yr/pkg/config"
 	"yr/pkg/durable"
 	"yr/pkg/telemetry"
 	"yr/pkg/yr"
@@ -31,7 +32,7 @@ type masters struct {
 	list    atomic.Pointer[[]string] // where masters are reached
 	ready   chan struct{}            // records is open
 	stop    context.CancelFunc
-	done    chan struct{}
+	done    chan struct{} // nobody opens records any more
 }
 
 // openMaster starts them. The only master is ready when it returns; one of several
@@ -44,6 +45,10 @@ func (d *Daemon) openMaster(ctx context.Context, logs *telemetry.Logs) error {
 	m.list.Store(&[]string{self})
 
 	peers, err := d.etcdPeers()
+	if err != nil {
+		return err
+	}
+	backup, err := d.unpackBackup(ctx)
 	if err != nil {
 		return err
 	}
@@ -75,13 +80,21 @@ func (d *Daemon) openMaster(ctx context.Context, logs *telemetry.Logs) error {
 			Log:      log,
 		})
 	}
-	if len(s.Masters) == 0 && len(s.Join) == 0 {
+	if len(s.Masters) < 2 && len(s.Join) == 0 {
+		close(m.done)
 		m.records = records(true)
 		if err := m.records.Open(ctx); err != nil {
 			return err
 		}
+		if _, err := m.founds(ctx, s); err != nil {
+			return err
+		}
+		if backup != nil {
+			if err := backup.finish(ctx, m); err != nil {
+				return err
+			}
+		}
 		close(m.ready)
-		close(m.done)
 	} else {
 		go d.openRecords(life, records)
 	}
@@ -90,6 +103,7 @@ func (d *Daemon) openMaster(ctx context.Context, logs *telemetry.Logs) error {
 		return err
 	}
 	d.running.Go(func() { d.tendMasters(life) })
+	d.running.Go(func() { d.serveAdmissions(life, d.peers.Listen(admitProtocol)) })
 	d.step("records")
 	return nil
 }
@@ -98,12 +112,10 @@ func (m *masters) close(ctx context.Context) error {
 	m.stop()
 	m.rpc.Stop()
 	<-m.done
-	select {
-	case <-m.ready:
-		return m.records.Close(ctx)
-	default:
+	if m.records == nil {
 		return nil
 	}
+	return m.records.Close(ctx)
 }
 
 // etcdPeers is how this master's etcd meets the others'. The only master listens
@@ -128,7 +140,17 @@ func (d *Daemon) etcdPeers() (*cluster.Peers, error) {
 	for _, m := range s.Masters {
 		addresses = append(addresses, net.JoinHostPort(m.IP, strconv.Itoa(m.PeerPort)))
 	}
-	if len(addresses) == 0 {
+	switch {
+	case len(s.Join) > 0:
+		p.Name, p.Join = string(s.NodeID), d.askAdmission
+		if len(addresses) > 0 {
+			p.Address = addresses[s.MasterIndex]
+		}
+		return p, nil
+	case len(addresses) < 2:
+		if len(addresses) == 1 {
+			p.Address = addresses[0]
+		}
 		return p, nil
 	}
 	voters, self, err := cluster.VotersOf(addresses, s.HostIP)
@@ -150,10 +172,8 @@ func (d *Daemon) openRecords(life context.Context, records func(bootstrap bool) 
 	if err := m.cluster.WaitReady(life); err != nil {
 		return
 	}
-	kv, key := m.cluster.Member(), d.plan.Settings.TablePrefix+founderKey
-	own := []byte(d.plan.Settings.NodeID)
 	for {
-		out, err := kv.Commit(life, []cluster.Condition{{Key: key}}, []cluster.Write{{Key: key, Value: own}})
+		founds, err := m.founds(life, &d.plan.Settings)
 		switch {
 		case life.Err() != nil:
 			return
@@ -162,7 +182,7 @@ func (d *Daemon) openRecords(life context.Context, records func(bootstrap bool) 
 			pause(life, time.Second)
 			continue
 		}
-		m.records = records(out.OK || string(out.Current[0].Value) == string(own))
+		m.records = records(founds)
 		break
 	}
 	if err := m.records.Open(life); err != nil {
@@ -170,6 +190,13 @@ func (d *Daemon) openRecords(life context.Context, records func(bootstrap bool) 
 		return
 	}
 	close(m.ready)
+}
+
+// founds reports whether this master begins the records. The first one to ask does.
+func (m *masters) founds(ctx context.Context, s *config.Settings) (bool, error) {
+	key, own := s.TablePrefix+founderKey, []byte(s.NodeID)
+	out, err := m.cluster.Member().Commit(ctx, []cluster.Condition{{Key: key}}, []cluster.Write{{Key: key, Value: own}})
+	return err == nil && (out.OK || string(out.Current[0].Value) == string(own)), err
 }
 
 func pause(ctx context.Context, how time.Duration) {
@@ -210,7 +237,7 @@ func (d *Daemon) tendOnce(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	voters, err := m.voters(ctx)
+	voters, err := m.records.Members()
 	if err != nil {
 		return err
 	}
@@ -228,8 +255,8 @@ func (d *Daemon) tendOnce(ctx context.Context) error {
 				return err
 			}
 		}
-		if !slices.ContainsFunc(voters, func(v voter) bool { return v.Node == n.ID && v.Address == n.Address && v.Votes }) {
-			if err := m.addVoter(ctx, n.ID, n.Address); err != nil {
+		if !slices.ContainsFunc(voters, func(v durable.Member) bool { return v.Node == n.ID && v.Address == n.Address && v.Voter }) {
+			if err := m.records.AddVoter(ctx, n.ID, n.Address); err != nil {
 				return err
 			}
 		}

@@ -20,13 +20,16 @@ func (g *Group) Backup(ctx context.Context, w io.Writer) error {
 		return diskError("back up", err)
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
-	h, err := g.checkpointForBackup(dir)
+	if err := g.checkpointForBackup(dir); err != nil {
+		return err
+	}
+	m, values, err := g.inspect(dir)
 	if err != nil {
 		return err
 	}
-	values, err := g.largeOf(dir)
-	if err != nil {
-		return err
+	h := headerOf(g.options.Group, m)
+	if err := h.add(tablesPart, dir, anyFile); err != nil {
+		return diskError("back up", err)
 	}
 	for _, of := range values {
 		if !g.blobs.has(of) {
@@ -42,56 +45,48 @@ func (g *Group) Backup(ctx context.Context, w io.Writer) error {
 	if err := h.add(blobsPart, g.blobs.dir, func(name string) bool { return needed[name] }); err != nil {
 		return diskError("back up", err)
 	}
-	if err := writeStream(writerOf{ctx, w}, h); err != nil {
+	if err := writeStream(writerOf{ctx, w}, &h); err != nil {
 		return diskError("back up", err)
 	}
 	return nil
 }
 
 // checkpointForBackup links the tables as they are into dir.
-func (g *Group) checkpointForBackup(dir string) (*streamHeader, error) {
+func (g *Group) checkpointForBackup(dir string) error {
 	done, err := g.fsm.view()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer done()
 	if err := g.fsm.m.db.Flush(); err != nil {
-		return nil, diskError("back up", err)
+		return diskError("back up", err)
 	}
 	if err := g.fsm.m.db.Checkpoint(dir); err != nil {
-		return nil, diskError("back up", err)
+		return diskError("back up", err)
 	}
-	db, err := openTables(dir, tableOptions{fs: diskFS(nil), memTable: memTableBytes})
-	if err != nil {
-		return nil, diskError("back up", err)
-	}
-	m, _, err := load(db, g.fsm.m.keys.meta(), decodeMeta)
-	if e := db.Close(); err == nil {
-		err = e
-	}
-	h := headerOf(g.options.Group, m)
-	if err == nil {
-		err = h.add(tablesPart, dir, anyFile)
-	}
-	return &h, err
+	return nil
 }
 
-// largeOf lists the large values of the records in other tables of this group.
-func (g *Group) largeOf(dir string) (values []sum, err error) {
+// inspect reads where other tables of this group are, and lists the large values of
+// their records.
+func (g *Group) inspect(dir string) (m meta, values []sum, err error) {
 	db, err := openTables(dir, tableOptions{fs: diskFS(nil), memTable: memTableBytes})
 	if err != nil {
-		return nil, diskError("open tables", err)
+		return m, nil, diskError("open tables", err)
 	}
 	defer func() {
 		if e := db.Close(); err == nil {
 			err = e
 		}
 	}()
+	if m, _, err = load(db, g.fsm.m.keys.meta(), decodeMeta); err != nil {
+		return m, nil, err
+	}
 	err = newMachine(db, g.options.Group).blobs(db, func(of sum, _ blobState) error {
 		values = append(values, of)
 		return nil
 	})
-	return values, err
+	return m, values, err
 }
 
 // writerOf is a writer that ends with a context.
@@ -177,10 +172,7 @@ func (g *Group) renumber(dir string) (*streamHeader, error) {
 		return nil, diskError("restore", err)
 	}
 	keys := g.fsm.m.keys
-	m, ok, err := load(db, keys.meta(), decodeMeta)
-	if err == nil && !ok {
-		err = detail(ErrFormat, "the backup has no tables of group %d", g.options.Group)
-	}
+	m, _, err := load(db, keys.meta(), decodeMeta) // nothing: of a group that was never written to
 	if err == nil {
 		done, e := g.fsm.view()
 		if e != nil {
@@ -194,6 +186,10 @@ func (g *Group) renumber(dir string) (*streamHeader, error) {
 	}
 	if err == nil {
 		err = db.Set(keys.meta(), m.encode(), pebble.NoSync)
+	}
+	if err == nil {
+		lower, upper := keys.bounds(tableHistory)
+		err = db.DeleteRange(lower, upper, pebble.NoSync)
 	}
 	if err == nil {
 		err = db.Flush()
