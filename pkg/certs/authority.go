@@ -79,11 +79,11 @@ func OpenAuthority(dir string) (*Authority, error) {
 	fail := func(err error) (*Authority, error) {
 		return nil, yr.Wrap("certs: open the authority in "+dir, yr.ParamInvalid, err)
 	}
-	certPEM, err := os.ReadFile(filepath.Join(dir, AuthorityCert)) //nolint:gosec // the caller names the directory
+	certPEM, err := os.ReadFile(filepath.Join(dir, AuthorityCert))
 	if err != nil {
 		return fail(err)
 	}
-	keyPEM, err := os.ReadFile(filepath.Join(dir, AuthorityKey)) //nolint:gosec // the caller names the directory
+	keyPEM, err := os.ReadFile(filepath.Join(dir, AuthorityKey))
 	if err != nil {
 		return fail(err)
 	}

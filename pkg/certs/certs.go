@@ -83,7 +83,7 @@ type Details struct {
 
 // Inspect shows every certificate in a file.
 func Inspect(file string) ([]Details, error) {
-	b, err := os.ReadFile(file) //nolint:gosec // the caller names the file
+	b, err := os.ReadFile(file)
 	if err != nil {
 		return nil, yr.Wrap("certs: inspect", yr.ParamInvalid, err)
 	}

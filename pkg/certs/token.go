@@ -42,7 +42,7 @@ func FromToken(token string, hosts []string) (*Identity, error) {
 		return nil, err
 	}
 	key := ed25519.NewKeyFromSeed(seed)
-	id := sha256.Sum256(key.Public().(ed25519.PublicKey)) //nolint:forcetypeassert,errcheck // of an Ed25519 key
+	id := sha256.Sum256(key.Public().(ed25519.PublicKey))
 	t := authorityTemplate("yr token "+hex.EncodeToString(id[:4]), tokenBegins, tokenEnds)
 	t.SerialNumber = big.NewInt(1)
 	t.SubjectKeyId = id[:20] // given, so that it depends on no library

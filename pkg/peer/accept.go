@@ -24,7 +24,9 @@ const (
 // Split accepts on ln. Connections of nodes are served here; the returned
 // listener yields all others, as they are: *net.TCPConn, or *tls.Conn after its
 // handshake when TLS is configured (plain HTTP is then told so and refused).
-// Connections that are not TCP are passed on unseen. Closing the listener closes ln.
+// ln yields *net.TCPConn; anything else is passed on unseen. A connection that
+// says nothing for as long as a handshake may take is closed, an HTTP client's too.
+// Closing the listener closes ln.
 func (p *Peers) Split(ln net.Listener) net.Listener {
 	s := &split{Listener: ln, others: make(chan net.Conn), done: make(chan struct{})}
 	p.mu.Lock()
@@ -156,7 +158,7 @@ func (p *Peers) sortTLS(s *split, st *stranger) {
 		return
 	}
 	if err != nil {
-		p.opt.Log.Debug().Err(err).Stringer("from", st.tcp.RemoteAddr()).Msg("a TLS handshake failed")
+		p.noisy.Debug().Err(err).Stringer("from", st.tcp.RemoteAddr()).Msg("a TLS handshake failed")
 		p.strangers.remove(st)
 		_ = st.tcp.Close()
 		return
@@ -219,7 +221,7 @@ func (p *Peers) host(st *stranger, sock *socket) {
 	if err != nil {
 		_ = sock.Close()
 		if !errors.Is(err, io.EOF) {
-			p.opt.Log.Warn().Err(err).Stringer("from", sock.RemoteAddr()).Msg("refused a connection")
+			p.noisy.Warn().Err(err).Stringer("from", sock.RemoteAddr()).Msg("refused a connection")
 		}
 		return
 	}
@@ -337,7 +339,7 @@ func (s *strangers) add(tcp *net.TCPConn) *stranger {
 		return nil
 	}
 	if s.order.Len() >= MaxStrangers {
-		oldest := s.order.Front().Value.(*stranger) //nolint:forcetypeassert,errcheck // the list holds nothing else
+		oldest := s.order.Front().Value.(*stranger)
 		_ = oldest.tcp.Close()
 		s.drop(oldest)
 	}

@@ -27,7 +27,7 @@ func (p *Peers) dial(ctx context.Context, address, protocol string, expect yr.No
 	if err != nil {
 		return nil, nil, yr.Wrap("peer: connect", yr.Communication, err)
 	}
-	tcp := conn.(*net.TCPConn) //nolint:forcetypeassert,errcheck // the network is "tcp"
+	tcp := conn.(*net.TCPConn)
 	sock, welcome, err := p.introduce(ctx, tcp, address, protocol, expect, own)
 	if err != nil {
 		_ = tcp.Close()

@@ -169,7 +169,7 @@ func (s *side) renew() {
 	s.incarnation++
 	s.link = nil
 	s.lastMet.Store(0)
-	s.node.Renew(s.incarnation)
+	s.Renew(s.incarnation)
 	s.mu.Unlock()
 }
 

@@ -3,7 +3,6 @@ package peer
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
 	"net"
 	"os"
 	"path/filepath"
@@ -59,8 +58,7 @@ type node struct {
 // A setup is what a test wants of a node.
 type setup struct {
 	Options
-	listen string
-	via    *proxy // others are told to go through it
+	via *proxy // others are told to go through it
 }
 
 type option func(*setup)
@@ -69,7 +67,6 @@ func incarnation(n uint64) option { return func(s *setup) { s.Incarnation = n } 
 func token(v string) option       { return func(s *setup) { s.Token = v } }
 func withTLS(v TLS) option        { return func(s *setup) { s.TLS = v } }
 func source(v Source) option      { return func(s *setup) { s.Source = v } }
-func listen(v string) option      { return func(s *setup) { s.listen = v } }
 func via(x *proxy) option         { return func(s *setup) { s.via = x } }
 
 // start runs a node until the test ends.
@@ -83,11 +80,11 @@ func start(t testing.TB, id yr.Node, opts ...option) *node {
 // prepare makes a node that is not open yet.
 func prepare(t testing.TB, id yr.Node, opts ...option) *node {
 	t.Helper()
-	s := setup{listen: "127.0.0.1:0", Options: Options{Node: id, Incarnation: 1, Token: "a token of this cluster", Version: "0.1.0"}}
+	s := setup{Options: Options{Node: id, Incarnation: 1, Token: "a token of this cluster", Version: "0.1.0"}}
 	for _, o := range opts {
 		o(&s)
 	}
-	ln, err := net.Listen("tcp", s.listen)
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	n := &node{t: t, address: ln.Addr().String(), real: ln.Addr().String(), meets: map[yr.Node][]bool{}, got: map[yr.Node][]string{}, links: map[yr.Node]*Link{}}
 	n.changed = sync.NewCond(&n.mu)
@@ -227,12 +224,6 @@ func join(a, b *node) (ab, ba *Link) {
 func eventually(t testing.TB, what string, holds func() bool) {
 	t.Helper()
 	require.Eventually(t, holds, patience, time.Millisecond, what)
-}
-
-// numbered is a body with a number and n bytes more, all of which follow from it.
-func numbered(k uint64, n int) []byte {
-	b := binary.LittleEndian.AppendUint64(nil, k)
-	return append(b, bytes.Repeat([]byte{byte(k)}, n)...)
 }
 
 // certificates is TLS for every node of a test.

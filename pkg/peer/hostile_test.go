@@ -106,10 +106,11 @@ func FuzzInbound(f *testing.F) {
 		p.wg.Wait()
 
 		var want []byte
-		bad := false
+		var bad bool
 		for rest := b; ; {
 			h, _, next, err := wire.Next(rest)
-			if bad = err != nil && !errors.Is(err, wire.ErrShort) || err == nil && h.Type == 0 && h.Length > 0; bad || err != nil {
+			bad = err != nil && !errors.Is(err, wire.ErrShort) || err == nil && h.Type == 0 && h.Length > 0
+			if bad || err != nil {
 				break
 			}
 			if h.Type != 0 {
@@ -133,7 +134,7 @@ func FuzzBacklog(f *testing.F) {
 		var b backlog
 		var all []byte // the whole stream
 		for i, s := range steps {
-			switch n := int(s>>3) * int(s>>3) * 37; s & 7 {
+			switch n := uint64(s>>3) * uint64(s>>3) * 37; s & 7 {
 			case 0, 1, 2:
 				body := make([]byte, n)
 				for k := range body {
@@ -144,13 +145,13 @@ func FuzzBacklog(f *testing.F) {
 			case 3, 4, 5: // written, at once or in part
 				if b.unsent() > 0 {
 					part := b.next()
-					require.Equal(t, all[b.sent:int(b.sent)+len(part)], part)
-					b.wrote(b.sent+uint64(min(len(part), n+1)), false)
+					require.Equal(t, all[b.sent:][:len(part)], part)
+					b.wrote(b.sent+min(uint64(len(part)), n+1), false)
 				}
 			case 6:
-				require.True(t, b.ack(b.acked+uint64(min(n, int(b.sent-b.acked))), false))
+				require.True(t, b.ack(b.acked+min(n, b.sent-b.acked), false))
 			case 7:
-				require.True(t, b.rewind(b.acked+uint64(min(n, int(b.sent-b.acked))), false))
+				require.True(t, b.rewind(b.acked+min(n, b.sent-b.acked), false))
 				b.relax()
 			}
 			require.Equal(t, uint64(len(all)), b.end)
@@ -158,7 +159,7 @@ func FuzzBacklog(f *testing.F) {
 		}
 		for b.unsent() > 0 {
 			part := b.next()
-			require.Equal(t, all[b.sent:int(b.sent)+len(part)], part)
+			require.Equal(t, all[b.sent:][:len(part)], part)
 			b.wrote(b.sent+uint64(len(part)), false)
 		}
 		require.False(t, b.ack(b.end+1, false))

@@ -180,6 +180,11 @@ func TestLinksWaitForMembership(t *testing.T) {
 	a.Renew(7)
 	b.met("a", 1)
 	require.Equal(t, uint64(7), ba.Incarnation())
+	a.Renew(0)
+	eventually(t, "b is told why", func() bool { return strings.Contains(ba.View().Reason, "has not joined") })
+	require.Equal(t, 1, b.fresh("a"))
+	a.Renew(8)
+	b.met("a", 2)
 }
 
 func TestAFencedPeerIsRefused(t *testing.T) {

@@ -215,7 +215,7 @@ func (m *message) setNumber(t tag, v uint64) {
 	case tagGeneration:
 		m.generation = v
 	case tagReason:
-		m.reason = reason(min(v, 255)) //nolint:gosec // bounded
+		m.reason = reason(min(v, 255))
 	case tagReceived:
 		m.received = v
 	}

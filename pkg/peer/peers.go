@@ -74,6 +74,7 @@ type Source interface {
 // Peers is this node's connections with all others.
 type Peers struct {
 	opt    Options
+	noisy  zerolog.Logger // for what strangers can cause at will: a few lines a second
 	secret secret
 	boot   [bootLen]byte // tells this process from any other with the same node id
 	speaks speaks
@@ -106,6 +107,8 @@ func New(opt Options) *Peers {
 		guests:      make(map[yr.Node]map[*guest]struct{}),
 		pools:       make(map[poolKey]*pool),
 	}
+	p.opt.Version = printable(opt.Version, maxSoftware)
+	p.noisy = opt.Log.Sample(&zerolog.BurstSampler{Burst: 5, Period: time.Second})
 	p.fenced.incarnation = make(map[yr.Node]uint64)
 	p.strangers.index = make(map[*stranger]*list.Element)
 	p.ctx, p.cancel = context.WithCancel(context.Background())
@@ -125,7 +128,6 @@ func (p *Peers) Open(context.Context) error {
 	if a := p.opt.Address; printable(a, maxName) != a {
 		return yr.E("peer", yr.ParamInvalid, "address %q: want host:port of at most %d characters", a, maxName)
 	}
-	p.opt.Version = printable(p.opt.Version, maxSoftware)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.opened || p.closed {
@@ -191,9 +193,11 @@ func (p *Peers) Link(node yr.Node, address string) *Link {
 	return l
 }
 
-// Renew says that this node has a new incarnation, its first or because it was
-// fenced. Every link starts from nothing: it meets its peer again, fresh.
-// It never waits; a call of the Handler that is in progress may still finish.
+// Renew says that this node has a new incarnation, larger than all before: its
+// first, or because it was fenced. 0 says that it has none at the moment. Every
+// link starts from nothing: it meets its peer again, fresh, once both have an
+// incarnation. Renew never waits; a call of the Handler that is in progress may
+// still finish.
 func (p *Peers) Renew(incarnation uint64) {
 	p.mu.Lock()
 	p.incarnation = incarnation

@@ -1,7 +1,6 @@
 package peer
 
 import (
-	"io"
 	"math/rand/v2"
 	"net"
 	"sync"
@@ -90,9 +89,6 @@ func (x *proxy) copy(to, from net.Conn, dialer bool) {
 			}
 		}
 		if err != nil {
-			if err != io.EOF {
-				return
-			}
 			return
 		}
 	}

@@ -209,7 +209,7 @@ type syscallFile interface {
 
 // copyFile sends through TLS.
 func (p *Peers) copyFile(sock *socket, f *os.File, at, n int64) error {
-	buf := copyBuffers.Get().(*[]byte) //nolint:forcetypeassert,errcheck // the pool holds nothing else
+	buf := copyBuffers.Get().(*[]byte)
 	defer copyBuffers.Put(buf)
 	for n > 0 {
 		_ = sock.SetWriteDeadline(time.Now().Add(p.pace.stall))

@@ -65,18 +65,18 @@ func (s *socket) try(b []byte) (int, error) {
 	if free, err := s.spill.tryFlush(); err != nil || !free {
 		return 0, err
 	}
-	return s.Conn.Write(b[:min(len(b), tlsChunk)])
+	return s.Write(b[:min(len(b), tlsChunk)])
 }
 
 // write writes some of b, waiting for the peer if it must.
 func (s *socket) write(b []byte) (int, error) {
 	if s.spill == nil {
-		return s.Conn.Write(b)
+		return s.Write(b)
 	}
 	if err := s.spill.flush(); err != nil {
 		return 0, err
 	}
-	n, err := s.Conn.Write(b[:min(len(b), tlsChunk)])
+	n, err := s.Write(b[:min(len(b), tlsChunk)])
 	if err == nil {
 		err = s.spill.flush()
 	}
