@@ -148,6 +148,9 @@ func TestSectionIsForReadingOnly(t *testing.T) {
 func TestNobodyElseWritesWhereTheDaemonDoes(t *testing.T) {
 	x := open(t, Options{Capacity: 64 * mib})
 	p := x.bring(64, 1)
+	require.False(t, x.Leased(p))
+	l := x.lease(alice, 1, 0)
+	require.True(t, x.Leased(x.put(alice, l, 0, 64)))
 	_, err := x.File(p.Segment, p.Generation, true, alice)
 	code(t, yr.Unauthorized, err)
 	f, err := x.File(p.Segment, p.Generation, false, alice)

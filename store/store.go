@@ -233,6 +233,15 @@ func (s *Store) Free(p yr.Place) (lessee yr.ID, ok bool) {
 	return yr.ID{}, false
 }
 
+// Leased reports whether a blob lies in a segment that a session has leased: the
+// room of the others is the store's as soon as they are freed.
+func (s *Store) Leased(p yr.Place) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	g := s.segments[p.Segment]
+	return g != nil && g.generation == p.Generation && g.lessee != nil && g.lessee != s.own
+}
+
 // Read copies a live blob. It is for tests and for readers without shared memory.
 func (s *Store) Read(p yr.Place) ([]byte, error) {
 	g, err := s.readable(p)

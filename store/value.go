@@ -26,8 +26,8 @@ func (k Kind) String() string {
 type Source struct {
 	Node  yr.Node  // the node that has them; "" is this node's disk
 	Place yr.Place // in that node's memory, for when it has forgotten; zero: not known
-	Spot Spot    // on this node's disk
-	Size uint64
+	Spot  Spot     // on this node's disk
+	Size  uint64
 }
 
 // Value is what an object turned out to be.

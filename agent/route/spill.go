@@ -346,7 +346,11 @@ func (r *Router) depart(m *move, source *store.Source) {
 	}
 	m.over, e.move = true, nil
 	s.drop(e)
-	s.settling = append(s.settling, settling{m.place.Length, r.now.Add(settleFor)})
+	if r.opt.Store.Leased(m.place) {
+		s.settling = append(s.settling, settling{m.place.Length, r.now.Add(settleFor)})
+	} else {
+		s.leaving -= m.place.Length
+	}
 	r.freePlace(m.place)
 	r.pumpRestores()
 }

@@ -263,6 +263,7 @@ func (r *Router) pumpRestores() {
 		s.restores = s.restores[1:]
 		s.readers++
 		r.background(func(ctx context.Context) { r.read(ctx, t, room, err) })
+		r.makeRoom(0) // for the next one, while this one is read
 	}
 }
 
