@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"encoding/json"
+	"flag"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -29,6 +30,8 @@ func TestMain(m *testing.M) {
 	if filepath.Base(os.Args[0]) == "yr" {
 		os.Exit(Main("yr", os.Args[1:], cmp.Or(os.Getenv(versionVariable), "1.2.3")))
 	}
+	flag.Parse()
+	_ = flag.Set("test.parallel", "8") // clusters wait more than they work
 	os.Exit(m.Run())
 }
 

@@ -1,6 +1,7 @@
 package cmd
 
 import (
+	"bytes"
 	"fmt"
 	"net"
 	"os"
@@ -62,6 +63,21 @@ func join(t *testing.T, name string, args ...string) *session.File {
 func ask(t *testing.T, f *session.File, args ...string) result {
 	t.Helper()
 	return run(t, append(args, "--log-dir-prefix", f.Dir.Prefix)...)
+}
+
+// meanwhile runs a command that takes its time; what it returns waits for it.
+func meanwhile(t *testing.T, args ...string) func() result {
+	t.Helper()
+	c := command(args...)
+	var out, errs bytes.Buffer
+	c.Stdout, c.Stderr = &out, &errs
+	require.NoError(t, c.Start())
+	wait := sync.OnceValue(func() result {
+		_ = c.Wait()
+		return result{out.String(), errs.String(), c.ProcessState.ExitCode()}
+	})
+	t.Cleanup(func() { wait() })
+	return wait
 }
 
 // names lists the nodes that a node sees, with their states.
@@ -214,6 +230,7 @@ func TestNodesThatMayNotJoin(t *testing.T) {
 	t.Parallel()
 	m, token := begin(t, "m")
 	other := join(t, "a", "--join", masterOf(m), "--token", token)
+	nobody := meanwhile(t, append([]string{"start", "--join", "127.0.0.1:1", "--token", token}, nodeArgs(home(t), "nobody")...)...)
 	for _, row := range []struct {
 		name, version string
 		args          []string
@@ -222,7 +239,6 @@ func TestNodesThatMayNotJoin(t *testing.T) {
 		{"another token", "", []string{"--join", masterOf(m), "--token", "wrong"}, []string{"does not accept the token", "AUTHORIZATION"}},
 		{"no token", "", []string{"--join", masterOf(m)}, []string{"joining a cluster needs its token", "AUTHORIZATION"}},
 		{"the name of another", "", []string{"--join", masterOf(m), "--token", token, "-s", `values.node_id="a"`}, []string{`node "a" is already in this cluster`, "ALREADY_RUNNING"}},
-		{"no master there", "", []string{"--join", "127.0.0.1:1", "--token", token}, []string{"127.0.0.1:1", "refused"}},
 		{"an older version", "0.1.0", []string{"--join", masterOf(m), "--token", token}, []string{"0.1.0", "1.2.3", "VERSION_MISMATCH"}},
 		{"a newer version", "1.9.0", []string{"--join", masterOf(m), "--token", token}, []string{"1.9.0", "1.2.3", "VERSION_MISMATCH"}},
 	} {
@@ -242,6 +258,10 @@ func TestNodesThatMayNotJoin(t *testing.T) {
 			require.NoFileExists(t, filepath.Join(prefix, session.LatestLink))
 		})
 	}
+	r := nobody()
+	require.Equal(t, 1, r.status, "no master there, however long one waits")
+	require.Contains(t, r.err, "127.0.0.1:1")
+	require.Contains(t, r.err, "refused")
 	require.Equal(t, "a ready, m ready", names(t, other))
 	t.Run("one version apart", func(t *testing.T) {
 		prefix := home(t)
@@ -345,16 +365,13 @@ func TestAClusterWithTLS(t *testing.T) {
 		return []string{"-s", "values.fs.tls.enable=true", "-s", "values.fs.tls.base_path=" + strconv.Quote(filepath.Join(dir, name))}
 	}
 	m, token := begin(t, "m", tls("m")...)
+	plain := meanwhile(t, append([]string{"start", "--join", masterOf(m), "--token", token}, nodeArgs(home(t), "plain")...)...)
 	a := join(t, "a", append([]string{"--master_address", "https://" + masterOf(m), "--token", token}, tls("a")...)...)
 	require.Equal(t, "a ready, m ready", names(t, a))
 
-	r := run(t, append([]string{"start", "--join", masterOf(m), "--token", token}, nodeArgs(home(t), "plain")...)...)
-	require.Equal(t, 1, r.status, "the token alone is not enough")
-	require.Contains(t, r.err, "TLS")
-
 	conf := filepath.Join(t.TempDir(), "c.toml")
 	require.NoError(t, os.WriteFile(conf, fmt.Appendf(nil, "[values]\ntoken=%q\n[values.fs.tls]\nenable=true\nbase_path=%q\n", token, filepath.Join(dir, "a")), 0o600))
-	r = run(t, "-c", conf, "nodes", "--address", masterOf(m))
+	r := run(t, "-c", conf, "nodes", "--address", masterOf(m))
 	require.Equal(t, 0, r.status, r.err)
 	require.Contains(t, r.out, "\nm ")
 
@@ -365,6 +382,9 @@ func TestAClusterWithTLS(t *testing.T) {
 		require.Contains(t, names(t, m), "b-"+step+" ready", "without a restart")
 		require.Equal(t, 0, ask(t, b, "stop").status)
 	}
+	r = plain()
+	require.Equal(t, 1, r.status, "the token alone is not enough")
+	require.Contains(t, r.err, "TLS")
 }
 
 func TestBackupAndRestore(t *testing.T) {
