@@ -103,6 +103,7 @@ func (d *Daemon) openMaster(ctx context.Context, logs *telemetry.Logs) error {
 		return err
 	}
 	d.running.Go(func() { d.tendMasters(life) })
+	d.running.Go(func() { d.watchMaster(life) })
 	d.running.Go(func() { d.serveAdmissions(life, d.peers.Listen(admitProtocol)) })
 	d.step("records")
 	return nil
@@ -203,6 +204,26 @@ func pause(ctx context.Context, how time.Duration) {
 	select {
 	case <-ctx.Done():
 	case <-time.After(how):
+	}
+}
+
+// watchMaster notices when the registry or the records can go on no longer.
+func (d *Daemon) watchMaster(life context.Context) {
+	m := d.masters
+	select {
+	case <-life.Done():
+		return
+	case <-m.cluster.Failed():
+		d.fail(m.cluster.Err())
+		return
+	case <-m.ready:
+	}
+	select {
+	case <-life.Done():
+	case <-m.cluster.Failed():
+		d.fail(m.cluster.Err())
+	case <-m.records.Failed():
+		d.fail(m.records.Err())
 	}
 }
 

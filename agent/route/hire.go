@@ -81,6 +81,9 @@ func (r *Router) current(c *Candidate) bool {
 	if n == nil {
 		return true
 	}
+	if n.silent() {
+		return false
+	}
 	if n.fullAt.After(c.Heard) {
 		if r.now.Sub(n.fullAt) > patience {
 			return true
@@ -168,7 +171,16 @@ func (r *Router) tickHire(w *worker) time.Duration {
 
 // hirePatience is how long a node may say nothing at all before work that it was
 // to take is given to others.
-const hirePatience = 3 * time.Second
+const hirePatience = 2 * time.Second
+
+// silence is how long a node that is met may say nothing before it gets no new
+// work: links have a sign of life every half second.
+const silence = 1500 * time.Millisecond
+
+// silent reports whether a node that should be there is not heard.
+func (n *neighbour) silent() bool {
+	return n.link.met && n.r.now.Sub(n.link.Heard()) > silence
+}
 
 // refused undoes a hire for which the other node had no room after all. Whoever
 // needs the worker looks for room again, on that node only when it was heard of anew.
@@ -298,6 +310,9 @@ func (r *Router) ask(asking *bool, request scheduler.Request, done func(id yr.ID
 		plan, err := r.opt.Cluster.Schedule(ctx, request)
 		r.turn(func() {
 			*asking = false
+			if n := r.neighbours[plan.Node]; err == nil && plan.Verdict == scheduler.Placed && n != nil && n.silent() {
+				plan = scheduler.Plan{Verdict: scheduler.Wait, Reason: "node " + string(plan.Node) + " has room, but does not answer"}
+			}
 			done(request.ID, plan, err)
 		})
 	})
