@@ -345,11 +345,21 @@ func TestThreeMasters(t *testing.T) {
 func freePorts(t *testing.T, n int) []int {
 	t.Helper()
 	var ports []int
-	for range n {
-		l, err := net.Listen("tcp", "0.0.0.0:0")
+	for len(ports) < n {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
 		require.NoError(t, err)
 		defer func() { _ = l.Close() }()
-		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
+		port := l.Addr().(*net.TCPAddr).Port
+		free := true
+		for i := 2; i <= 4 && free; i++ {
+			l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.%d:%d", i, port))
+			if free = err == nil; free {
+				_ = l.Close()
+			}
+		}
+		if free {
+			ports = append(ports, port)
+		}
 	}
 	return ports
 }
