@@ -51,6 +51,37 @@ func BenchmarkLone(b *testing.B) {
 // BenchmarkWriters is 100 writers on one voter.
 func BenchmarkWriters(b *testing.B) { writers(b, openLone(b, Options{}), 100) }
 
+// BenchmarkThreeVoters is 100 writers on three voters of one machine.
+func BenchmarkThreeVoters(b *testing.B) {
+	c := openCluster(b, 3, func(c *testCluster) { c.beat, c.seg = DefaultHeartbeat, segmentBytes })
+	writers(b, c.leader(), 100)
+}
+
+// BenchmarkReads is 100 readers on three voters, each read proven by a majority.
+func BenchmarkReads(b *testing.B) {
+	c := openCluster(b, 3, func(c *testCluster) { c.beat, c.seg = DefaultHeartbeat, segmentBytes })
+	g := c.leader()
+	if _, err := Put(context.Background(), g, "k", make([]byte, 128)); err != nil {
+		b.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	var next atomic.Int64
+	b.ResetTimer()
+	start := time.Now()
+	for range 100 {
+		wg.Go(func() {
+			for next.Add(1) <= int64(b.N) {
+				if _, _, err := g.Get(context.Background(), "k"); err != nil {
+					b.Error(err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	b.ReportMetric(float64(b.N)/time.Since(start).Seconds(), "reads/s")
+}
+
 // BenchmarkNewKeys is the same with a new key for every write.
 func BenchmarkNewKeys(b *testing.B) {
 	freshKeys = true

@@ -242,10 +242,12 @@ func (p *pinner) settled() uint64 {
 
 // majority calls put for every place and returns when most of them have succeeded,
 // or can no longer. The calls that are still running go on; wg counts them.
-func majority(ctx context.Context, wg *sync.WaitGroup, places int, put func(place int) error) error {
+func majority(ctx context.Context, wg *crew, places int, put func(place int) error) error {
 	results := make(chan error, places)
 	for i := range places {
-		wg.Go(func() { results <- put(i) })
+		if !wg.Go(func() { results <- put(i) }) {
+			return ErrClosed
+		}
 	}
 	need, left := places/2+1, places
 	for {

@@ -158,6 +158,8 @@ type testCluster struct {
 	lossy  bool
 	clock  Clock // of all voters; nil: each its own
 	beat   time.Duration
+	keep   uint64 // Options.trailing
+	seg    int    // Options.segment
 }
 
 const testHeartbeat = 150 * time.Millisecond
@@ -165,7 +167,7 @@ const testHeartbeat = 150 * time.Millisecond
 // openCluster makes a group of n voters: the first bootstraps and adds the others.
 func openCluster(t testing.TB, n int, change func(*testCluster)) *testCluster {
 	t.Helper()
-	c := &testCluster{t: t, wire: newWire(), beat: testHeartbeat}
+	c := &testCluster{t: t, wire: newWire(), beat: testHeartbeat, seg: 32 << 10}
 	if change != nil {
 		change(c)
 	}
@@ -187,7 +189,7 @@ func (c *testCluster) add(name string, bootstrap bool) *voter {
 	require.NoError(c.t, err)
 	v.address = ln.Addr().String()
 	v.options = Options{
-		Dir: c.t.TempDir(), Node: yr.Node(name), Address: v.address, Bootstrap: bootstrap, Heartbeat: c.beat, Clock: v.clock,
+		Dir: c.t.TempDir(), Node: yr.Node(name), Address: v.address, Bootstrap: bootstrap, Heartbeat: c.beat, Clock: v.clock, trailing: c.keep, segment: c.seg,
 		Dial: func(ctx context.Context, address string) (net.Conn, error) { return c.dial(ctx, name, address, 'r') },
 		Fault: func(op, path string) error {
 			if op == "sync" && v.faulty.Load() {

@@ -84,12 +84,12 @@ func (f logFile) Sync() error {
 }
 
 // openLog opens the Raft log and what Raft must not forget: term and vote.
-func openLog(dir string, files types.VFS, log hclog.Logger) (*guardedLog, error) {
+func openLog(dir string, files types.VFS, segmentSize int, log hclog.Logger) (*guardedLog, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
 	meta := &metadb.BoltMetaDB{}
-	w, err := wal.Open(dir, wal.WithMetaStore(meta), wal.WithSegmentFiler(segment.NewFiler(dir, files)), wal.WithSegmentSize(segmentBytes), wal.WithLogger(log))
+	w, err := wal.Open(dir, wal.WithMetaStore(meta), wal.WithSegmentFiler(segment.NewFiler(dir, files)), wal.WithSegmentSize(segmentSize), wal.WithLogger(log))
 	if err != nil {
 		return nil, errors.Join(err, meta.Close())
 	}

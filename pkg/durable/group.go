@@ -46,7 +46,10 @@ type Options struct {
 	Fault     Fault         // for tests
 	Log       zerolog.Logger
 
-	files types.VFS // of the log, for tests; nil: the kernel's
+	// For tests.
+	files    types.VFS // of the log; nil: the kernel's
+	trailing uint64    // log entries that stay after a snapshot; 0: minTrailing and more
+	segment  int       // bytes of a log segment; 0: segmentBytes
 }
 
 // Group is a voter of a Raft group. It answers as a Store while it leads; else
@@ -69,7 +72,7 @@ type Group struct {
 
 	life   context.Context // ends when Close begins or the voter fails
 	end    context.CancelFunc
-	wg     sync.WaitGroup
+	wg     crew
 	notify chan bool // from Raft: leading or not
 
 	leading atomic.Pointer[leadership]
@@ -79,7 +82,9 @@ type Group struct {
 	failOnce sync.Once
 	failure  error
 	failed   chan struct{}
-	stopping sync.WaitGroup // stopFailed
+	opened   atomic.Bool // fail stops the voter; before, Open does
+	stopping sync.Once
+	stopped  chan struct{} // Raft answers no more
 	closing  sync.Once
 	closeErr error
 }
@@ -95,10 +100,13 @@ func New(o Options) *Group {
 	if o.files == nil {
 		o.files = logFiles{FS: fs.New(), fault: o.Fault}
 	}
+	if o.segment == 0 {
+		o.segment = segmentBytes
+	}
 	if o.Address == "" {
 		o.Address = string(o.Node)
 	}
-	g := &Group{options: o, failed: make(chan struct{}), notify: make(chan bool, 16)}
+	g := &Group{options: o, failed: make(chan struct{}), stopped: make(chan struct{}), notify: make(chan bool, 16)}
 	change := make(chan struct{})
 	g.change.Store(&change)
 	return g
@@ -122,6 +130,10 @@ func (g *Group) Open(ctx context.Context) (err error) {
 	if err := g.startRaft(); err != nil {
 		return g.openError(err)
 	}
+	g.opened.Store(true)
+	if err := g.Err(); err != nil {
+		return err
+	}
 	if !g.alone.Load() {
 		return nil
 	}
@@ -142,7 +154,7 @@ func (g *Group) openError(err error) error {
 // openDisk opens all that is on disk and checks that it fits together.
 func (g *Group) openDisk() error {
 	o := &g.options
-	log, err := openLog(filepath.Join(o.Dir, "log"), o.files, raftLog(o.Log))
+	log, err := openLog(filepath.Join(o.Dir, "log"), o.files, o.segment, raftLog(o.Log))
 	if err != nil {
 		return err
 	}
@@ -202,16 +214,20 @@ func (g *Group) startRaft() error {
 	g.streams = newStreams(o, g.blobs, func() uint64 { return g.fsm.m.index.Load() })
 	g.transport = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Stream: g.streams, MaxPool: 3, Timeout: max(2*time.Second, 4*o.Heartbeat), Logger: config.Logger,
+		// No pipelining: when Raft 1.8 gives a pipeline up while it is full, its sender
+		// waits for ever. Entries are batches here, and a follower that is behind gets
+		// up to appendEntries of them at once.
+		MaxRPCsInFlight: 1,
 	})
 	servers, err := g.configured(config)
 	if err != nil {
 		return err
 	}
 	g.votersChanged(servers)
-	g.log.running.Store(true)
 	if g.raft, err = raft.NewRaft(config, g.fsm, g.log, g.log, g.snapshots, g.transport); err != nil {
 		return err
 	}
+	g.log.running.Store(true)
 	g.queue = newQueue()
 	for _, run := range []func(){g.followLeadership, g.propose, g.complete, g.snapshot, g.fetch.run} {
 		g.wg.Go(run)
@@ -265,26 +281,16 @@ func lastConfiguration(log *guardedLog, from *snapshots) (raft.Configuration, er
 	return found, nil
 }
 
-// Close ends the voter. Proposals that are under way end with ErrUnknown.
+// Close ends the voter. Proposals that are under way are answered first, if a
+// majority answers; else they end with ErrUnknown.
 func (g *Group) Close(context.Context) error {
 	g.closing.Do(func() { g.closeErr = g.close() })
 	return g.closeErr
 }
 
 func (g *Group) close() error {
+	g.stop()
 	var errs []error
-	if g.end != nil {
-		g.end()
-	}
-	if g.raft != nil {
-		g.stepDown()
-		g.stopRaft()
-	}
-	if g.transport != nil {
-		errs = append(errs, closed(g.transport.Close()))
-	}
-	g.wg.Wait()
-	g.stopping.Wait()
 	if g.hub != nil {
 		g.hub.close(ErrClosed)
 	}
@@ -300,54 +306,59 @@ func (g *Group) close() error {
 	return errors.Join(errs...)
 }
 
-// stopRaft waits for Raft's goroutines. After a failure one of them may wait for a
-// disk that never answers; then they are left to end with the process.
-func (g *Group) stopRaft() {
-	done := make(chan struct{})
-	go func() {
-		_ = g.raft.Shutdown().Error()
-		close(done)
-	}()
-	if g.Err() == nil {
-		<-done
-		return
-	}
-	select {
-	case <-done:
-	case <-time.After(dialTimeout):
-	}
+// stop ends leadership, then what asks Raft, then Raft. Raft answers not everything
+// that it is asked while it shuts down, so whoever waits for it is waited for first:
+// a leader that has lost the others notices within a heartbeat and says so. After a
+// failure Raft may never answer, and what waits for it is left behind.
+func (g *Group) stop() {
+	g.stopping.Do(func() {
+		defer close(g.stopped)
+		if g.end != nil {
+			g.end()
+		}
+		if g.raft != nil {
+			g.stepDown()
+		}
+		g.wg.close()
+		g.within(g.wg.Wait)
+		if g.raft != nil {
+			g.within(func() { _ = g.raft.Shutdown().Error() })
+		}
+		if g.transport != nil {
+			_ = g.transport.Close() // closes the listener too, which may be closed already
+		}
+		g.within(g.wg.Wait)
+	})
 }
 
-func closed(err error) error {
-	if errors.Is(err, net.ErrClosed) {
-		return nil
+// within waits for f, after a failure only for a while.
+func (g *Group) within(f func()) {
+	if g.Err() == nil {
+		f()
+		return
 	}
-	return err
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		f()
+	}()
+	select {
+	case <-done:
+	case <-time.After(2 * g.options.Heartbeat):
+	}
 }
 
 // fail stops the voter for good: its disk cannot be trusted any more. It may be
 // called from anywhere, also from Raft's goroutines, so it waits for nothing.
 func (g *Group) fail(cause error) {
 	g.failOnce.Do(func() {
-		g.failure = detail(ErrFailed, "%v", cause)
-		g.failure.(*yr.Error).Code = yr.CodeOf(cause) //nolint:errorlint,forcetypeassert // made above
+		g.failure = &yr.Error{Op: "records", Code: yr.CodeOf(cause), Msg: "this voter has stopped: " + cause.Error(), Err: ErrFailed}
 		g.options.Log.Error().Err(cause).Uint32("group", g.options.Group).Msg("records: this voter stops, its disk failed")
 		close(g.failed)
-		g.stopping.Go(g.stopFailed)
+		if g.opened.Load() {
+			go g.stop() // Close waits for it
+		}
 	})
-}
-
-// stopFailed gives up leadership at once, so that the others go on without this voter.
-func (g *Group) stopFailed() {
-	if g.end != nil {
-		g.end()
-	}
-	if g.raft == nil {
-		return
-	}
-	g.stepDown()
-	g.raft.Shutdown()
-	_ = g.transport.Close()
 }
 
 // Failed is closed when the voter has stopped because its disk failed; Err says why.
@@ -363,8 +374,8 @@ func (g *Group) Err() error {
 	}
 }
 
-// stopped is the error for requests to a voter that runs no more.
-func (g *Group) stopped() error {
+// ended is the error for requests to a voter that runs no more.
+func (g *Group) ended() error {
 	if err := g.Err(); err != nil {
 		return err
 	}

@@ -158,7 +158,7 @@ func TestNoMajority(t *testing.T) {
 }
 
 func TestFarBehindVoterGetsASnapshot(t *testing.T) {
-	c := openCluster(t, 3, nil)
+	c := openCluster(t, 3, func(c *testCluster) { c.keep = minTrailing })
 	ctx := t.Context()
 	client := c.client("client")
 	away := c.followers()[0]

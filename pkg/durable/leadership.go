@@ -105,7 +105,7 @@ func (g *Group) stepDown() {
 
 func (g *Group) notLeader() error {
 	if g.life.Err() != nil {
-		return g.stopped()
+		return g.ended()
 	}
 	leader := g.LeaderAddress()
 	if leader == g.options.Address {
@@ -163,7 +163,7 @@ func (g *Group) takeOver(ctx context.Context) error {
 func (g *Group) configuration() (raft.Configuration, error) {
 	f := g.raft.GetConfiguration()
 	if err := f.Error(); err != nil {
-		return raft.Configuration{}, g.stopped()
+		return raft.Configuration{}, g.ended()
 	}
 	return f.Configuration(), nil
 }
@@ -213,7 +213,9 @@ func (g *Group) takeSnapshot() error {
 	entries, bytes := g.fsm.entries.Load(), g.fsm.bytes.Load()
 	config := g.raft.ReloadableConfig()
 	config.TrailingLogs = minTrailing
-	if bytes > 0 && entries > 0 {
+	if most := g.options.trailing; most != 0 {
+		config.TrailingLogs = most
+	} else if bytes > 0 && entries > 0 {
 		config.TrailingLogs = uint64(min(max(trailingBytes*entries/bytes, minTrailing), maxTrailing)) //nolint:gosec // positive
 	}
 	if err := g.raft.ReloadConfig(config); err != nil {

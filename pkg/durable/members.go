@@ -127,7 +127,9 @@ func (g *Group) changeMembers(ctx context.Context, change func() raft.IndexFutur
 // await bounds the wait for Raft by ctx; what was begun goes on.
 func (g *Group) await(ctx context.Context, f raft.Future) error {
 	done := make(chan error, 1)
-	g.wg.Go(func() { done <- f.Error() })
+	if !g.wg.Go(func() { done <- f.Error() }) {
+		return g.ended()
+	}
 	select {
 	case err := <-done:
 		switch {
@@ -158,7 +160,7 @@ func (g *Group) caughtUp(ctx context.Context, address string) error {
 		case <-ctx.Done():
 			return detail(ErrUnavailable, "the new voter at %s has not caught up; it stays a learner (%v, %v)", address, ctx.Err(), err)
 		case <-g.life.Done():
-			return g.stopped()
+			return g.ended()
 		}
 		if g.leading.Load() == nil {
 			return g.notLeader()

@@ -100,9 +100,15 @@ func (g *Group) submit(ctx context.Context, p *proposal) (outcome, error) {
 		return outcome{}, detail(ErrUnknown, "%v: %v", ErrUnknown.Msg, ctx.Err())
 	case <-g.life.Done():
 		if p.taken.CompareAndSwap(false, true) {
-			return outcome{}, g.stopped()
+			return outcome{}, g.ended()
 		}
-		<-p.done // the shutdown answers everything
+		select {
+		case <-p.done:
+		case <-ctx.Done():
+			return outcome{}, detail(ErrUnknown, "%v: %v", ErrUnknown.Msg, ctx.Err())
+		case <-g.stopped:
+			return outcome{}, detail(ErrUnknown, "%v: %v", ErrUnknown.Msg, g.ended())
+		}
 	}
 	if p.err != nil {
 		return outcome{}, p.err
@@ -318,8 +324,7 @@ func (g *Group) confirm(ctx context.Context) error {
 	}
 	p := g.reads.next
 	if !g.reads.running {
-		g.reads.running = true
-		g.wg.Go(g.prove)
+		g.reads.running = g.wg.Go(g.prove)
 	}
 	g.reads.mu.Unlock()
 	select {
@@ -327,7 +332,7 @@ func (g *Group) confirm(ctx context.Context) error {
 	case <-ctx.Done():
 		return refused(ctx)
 	case <-g.life.Done():
-		return g.stopped()
+		return g.ended()
 	}
 	if p.err != nil || g.leading.Load() != l {
 		return g.notLeader()
