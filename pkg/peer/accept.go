@@ -280,8 +280,8 @@ func (p *Peers) check(hello *message) error {
 func (p *Peers) admit(g *guest) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.closed {
-		return refuse(refusedEarly, "node %q is closing", p.opt.Node)
+	if p.closed || !p.opened {
+		return refuse(refusedEarly, "node %q is starting or closing", p.opt.Node)
 	}
 	of := p.guests[g.who.node]
 	if len(of) >= MaxConnections {

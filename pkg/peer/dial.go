@@ -18,6 +18,9 @@ const alpn = "yrp1"
 
 // dial makes an authenticated connection. The error of a refusal is typed.
 func (p *Peers) dial(ctx context.Context, address, protocol string, expect yr.Node, own identity) (*socket, *message, error) {
+	if p.opt.Token == "" {
+		return nil, nil, yr.E("peer: connect", yr.ParamInvalid, "a node needs its cluster's token to talk to others")
+	}
 	ctx, cancel := context.WithTimeout(ctx, p.pace.dial)
 	defer cancel()
 	stop := context.AfterFunc(p.ctx, cancel)

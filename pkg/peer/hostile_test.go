@@ -5,7 +5,6 @@ import (
 	"io"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/rs/zerolog"
 	"github.com/stretchr/testify/require"
@@ -91,7 +90,7 @@ func FuzzInbound(f *testing.F) {
 		sock, err := plainSocket(ours)
 		require.NoError(t, err)
 		in := &inbound{l: l, sock: sock, now: make(chan struct{}, 1), done: make(chan struct{})}
-		in.heard.Store(time.Now().UnixNano())
+		in.heard.Store(p.now())
 		l.in = in
 		p.wg.Go(func() {
 			k := min(int(cut), len(b))

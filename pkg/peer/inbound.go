@@ -27,7 +27,7 @@ type inbound struct {
 	sock *socket
 	dead atomic.Bool // nothing more of it is delivered
 
-	heard    atomic.Int64  // Unix nanoseconds
+	heard    atomic.Int64  // as of Peers.now
 	busy     atomic.Bool   // the Handler is at work: silence is our own doing
 	received atomic.Uint64 // a copy of the link's, to acknowledge
 	armed    atomic.Bool   // the delayed acknowledgement is on its way
@@ -84,7 +84,7 @@ func (l *Link) accept(in *inbound, peer identity) (received uint64, own identity
 	}
 	l.in = in
 	in.received.Store(l.received)
-	now := time.Now().UnixNano()
+	now := l.p.now()
 	in.heard.Store(now)
 	l.heard.Store(now)
 	return l.received, own, nil
@@ -118,7 +118,7 @@ func (in *inbound) serve() error {
 	for {
 		n, err := in.sock.Read(buf[end:])
 		if n > 0 {
-			now := time.Now().UnixNano()
+			now := in.l.p.now()
 			in.heard.Store(now)
 			in.l.heard.Store(now)
 			filled := end+n == len(buf)
@@ -207,7 +207,7 @@ func (in *inbound) hand(frames []byte) error {
 		in.received.Store(l.received)
 	}
 	l.handling.Unlock()
-	in.heard.Store(time.Now().UnixNano())
+	in.heard.Store(l.p.now())
 	in.busy.Store(false)
 	if err != nil {
 		return in.violated(err)
@@ -263,8 +263,8 @@ func (in *inbound) acknowledge() {
 }
 
 // tick shows the sender that we live, and gives up a sender that is silent.
-func (in *inbound) tick(now time.Time) {
-	if !in.busy.Load() && now.Sub(time.Unix(0, in.heard.Load())) > in.l.p.pace.silence {
+func (in *inbound) tick(awake bool) {
+	if awake && !in.busy.Load() && in.l.p.silent(in.heard.Load()) {
 		in.sock.drop()
 		return
 	}

@@ -23,7 +23,7 @@ type Link struct {
 	ctx    context.Context // ends with the link
 	cancel context.CancelFunc
 	kick   chan struct{} // cap 1: there may be a better moment to connect than the next planned one
-	heard  atomic.Int64  // when the last byte came, Unix nanoseconds; 0: never
+	heard  atomic.Int64  // when the last byte came, as of Peers.now; 0: never
 
 	// handling serialises the calls of the Handler for this peer, and the meetings
 	// that decide which incarnations the link is between. It is taken before mu.
@@ -76,7 +76,7 @@ func (l *Link) Incarnation() uint64 {
 // keep it younger than a second while the peer can be reached.
 func (l *Link) Heard() time.Time {
 	if ns := l.heard.Load(); ns != 0 {
-		return time.Unix(0, ns)
+		return l.p.began.Add(time.Duration(ns))
 	}
 	return time.Time{}
 }
@@ -336,16 +336,17 @@ func (l *Link) shut() {
 	l.cancel()
 }
 
-// tick sends a sign of life each way and gives up connections that show none.
-func (l *Link) tick(now time.Time) {
+// tick sends a sign of life each way and gives up connections that show none; awake
+// says that this process was there to hear them.
+func (l *Link) tick(awake bool) {
 	l.mu.Lock()
 	out, in := l.out, l.in
 	l.backlog.relax()
 	l.mu.Unlock()
 	if in != nil {
-		in.tick(now)
+		in.tick(awake)
 	}
 	if out != nil {
-		l.ping(out, now)
+		l.ping(out, awake)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"math/rand/v2"
+	"net"
 	"sync/atomic"
 	"time"
 
@@ -17,7 +18,8 @@ import (
 // An outbound is one connection on which a link sends.
 type outbound struct {
 	sock  *socket
-	heard atomic.Int64 // Unix nanoseconds
+	heard atomic.Int64 // as of Peers.now
+	why   error        // why we gave it up; guarded by the link's mu
 }
 
 // ackLen is an acknowledgement: how many bytes of the stream the peer has, u64.
@@ -65,7 +67,11 @@ func (l *Link) idle() bool {
 // note keeps why there is no connection, and logs it when that is news.
 func (l *Link) note(err error) {
 	text := "the connection ended"
-	if err != nil && !errors.Is(err, io.EOF) {
+	var op *net.OpError
+	switch {
+	case errors.As(err, &op) && op.Source != nil:
+		text += ": " + op.Err.Error() // without our port, which is a new one each time
+	case err != nil && !errors.Is(err, io.EOF):
 		text = err.Error()
 	}
 	l.mu.Lock()
@@ -88,7 +94,7 @@ func (l *Link) connect() (progress bool, err error) {
 	defer sock.drop()
 	sock.neverWait()
 	out := &outbound{sock: sock}
-	out.heard.Store(time.Now().UnixNano())
+	out.heard.Store(l.p.now())
 
 	l.handling.Lock()
 	err = l.meet(own, identityOf(welcome))
@@ -99,7 +105,7 @@ func (l *Link) connect() (progress bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	l.heard.Store(time.Now().UnixNano())
+	l.heard.Store(l.p.now())
 	l.Flush()
 	err = l.readAcks(out)
 	l.mu.Lock()
@@ -107,6 +113,9 @@ func (l *Link) connect() (progress bool, err error) {
 		l.out = nil
 	}
 	progress = l.backlog.acked > welcome.received
+	if out.why != nil {
+		err = out.why
+	}
 	l.mu.Unlock()
 	return progress, err
 }
@@ -142,7 +151,7 @@ func (l *Link) readAcks(out *outbound) error {
 	for {
 		n, err := out.sock.Read(buf[have:])
 		if n > 0 {
-			now := time.Now().UnixNano()
+			now := l.p.now()
 			out.heard.Store(now)
 			l.heard.Store(now)
 			have += n
@@ -252,12 +261,12 @@ func (l *Link) lose(out *outbound) {
 }
 
 // ping shows the peer that we live, unless data does.
-func (l *Link) ping(out *outbound, now time.Time) {
-	if now.Sub(time.Unix(0, out.heard.Load())) > l.p.pace.silence {
+func (l *Link) ping(out *outbound, awake bool) {
+	if awake && l.p.silent(out.heard.Load()) {
 		l.mu.Lock()
+		out.why = yr.E("peer", yr.Communication, "nothing heard from it for %v", l.p.pace.silence)
 		l.lose(out)
 		l.mu.Unlock()
-		l.p.opt.Log.Warn().Str("peer", string(l.node)).Dur("silence", l.p.pace.silence).Msg("nothing heard from a node; connecting anew")
 		return
 	}
 	l.mu.Lock()

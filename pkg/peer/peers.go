@@ -79,6 +79,7 @@ type Peers struct {
 	boot   [bootLen]byte // tells this process from any other with the same node id
 	speaks speaks
 	pace   pace
+	began  time.Time // moments are kept as nanoseconds since then: a clock that is set does not change them
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -100,7 +101,7 @@ type Peers struct {
 // New makes Peers. It does nothing until Open, Split or Dial.
 func New(opt Options) *Peers {
 	p := &Peers{
-		opt: opt, speaks: speaks{OldestVersion, Version}, pace: defaultPace,
+		opt: opt, speaks: speaks{OldestVersion, Version}, pace: defaultPace, began: time.Now(),
 		incarnation: opt.Incarnation,
 		links:       make(map[yr.Node]*Link),
 		streams:     make(map[string]*listener),
@@ -276,20 +277,30 @@ func (p *Peers) checkFence(node yr.Node, incarnation uint64) error {
 	return nil
 }
 
+// now is the moment, in nanoseconds since this Peers began; never 0.
+func (p *Peers) now() int64 { return int64(time.Since(p.began)) + 1 }
+
+// silent says that a connection has shown no sign of life for too long.
+func (p *Peers) silent(heard int64) bool { return p.now()-heard > int64(p.pace.silence) }
+
 // keep sends the signs of life and gives up connections that show none.
 func (p *Peers) keep() {
 	tick := time.NewTicker(p.pace.ping)
 	defer tick.Stop()
+	last := p.now()
 	for {
 		select {
 		case <-p.ctx.Done():
 			return
 		case now := <-tick.C:
+			// A process that stood still has not listened: the silence is its own.
+			awake := p.now()-last < int64(p.pace.silence)/2
+			last = p.now()
 			p.mu.Lock()
 			links := p.allLinks()
 			p.mu.Unlock()
 			for _, l := range links {
-				l.tick(now)
+				l.tick(awake)
 			}
 			p.agePools(now)
 		}
