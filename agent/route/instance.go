@@ -664,8 +664,8 @@ func (s *Session) bind(m *wirepb.Bind) error {
 	in := s.instance(id)
 	switch {
 	case in != nil:
-	case s.node != nil:
-		in = r.buried(id, &job{})
+	case s.node != nil: // in a restart, it may be on its way back
+		in = r.absent(id, &job{instances: make(map[*instance]struct{})})
 	case r.abroad(id):
 		in = r.foreignInstance(id, s.job)
 	default:

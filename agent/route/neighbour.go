@@ -79,7 +79,7 @@ func (r *Router) Met(node yr.Node, incarnation uint64, fresh bool) {
 		if !fresh && n.link.met {
 			return
 		}
-		if n.link.met {
+		if n.link.met || n.limbo {
 			n.suspend()
 		}
 		g := &wirepb.Greet{Tag: r.opt.Tag.String(), Version: r.opt.Version, Recovering: r.recovery != nil}
@@ -191,11 +191,9 @@ func (n *neighbour) greeted(m *wirepb.Greet) error {
 		n.reunite()
 	case n.limbo:
 		n.r.lose(n, yr.E("node "+string(n.node), yr.Communication, "the daemon of node %s was restarted", n.node))
-		n.link.Begin()
 		n.link.meet()
-	case n.r.recovery != nil && !m.GetRecovering():
-	default:
-		n.r.reunited(n)
+	case m.GetRecovering(): // it waits to hear that there is nothing to tell
+		n.queue(func(dst []byte) []byte { return wire.AppendEmpty(dst, wire.Reunited, 0) })
 	}
 	return nil
 }
