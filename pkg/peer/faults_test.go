@@ -72,9 +72,7 @@ func (s *side) Met(l *Link, fresh bool) {
 	defer s.mu.Unlock()
 	if !fresh {
 		require.True(s.t, s.met, "the first meeting is fresh")
-		if now := l.Incarnation(); now != 0 { // 0: renewed or closed in this moment
-			require.Equal(s.t, s.peer, now)
-		}
+		require.Equal(s.t, s.peer, l.Incarnation())
 		return
 	}
 	s.met, s.link, s.peer = true, l, l.Incarnation()

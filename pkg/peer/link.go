@@ -62,13 +62,11 @@ func (l *Link) Address() string {
 	return l.address
 }
 
-// Incarnation is the peer's, 0 while the link has not met it.
+// Incarnation is the peer's as the link met it last, 0 if it never did. Within
+// Handler.Met and Handler.Frames it is the one that the call is about.
 func (l *Link) Incarnation() uint64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !l.met {
-		return 0
-	}
 	return l.peer.incarnation
 }
 
