@@ -64,6 +64,14 @@ bench-nodes: build ## calls, bytes and failover between nodes in network namespa
 soak-nodes: build ## the tests of several nodes at full length, and faults of all kinds for YR_SOAK_SECONDS (600)
 	YR_LONG=1 YR_BIN=$(CURDIR)/build/yr go test -count=1 -timeout 120m -v ./test/several
 
+.PHONY: bench-durable
+bench-durable: ## Records: writes and reads a second on one and three voters, a lone write against fdatasync
+	CGO_ENABLED=0 go test ./pkg/durable -run '^$$' -bench . -benchtime 5s
+
+.PHONY: soak-durable
+soak-durable: ## Records: a history under 1000 faults (FAULTS=n SEED=n) must be linearizable
+	YR_FAULTS=$(or $(FAULTS),1000) YR_SEED=$(SEED) go test ./pkg/durable -run TestLinearizableUnderFaults -count 1 -v -timeout 60m
+
 FUZZTIME ?= 20s
 .PHONY: fuzz
 fuzz: setup ## every Go fuzz target for FUZZTIME (20s) each
@@ -74,6 +82,7 @@ generate: ## the Go code of every .proto file
 	@scripts/setup.sh generate
 	protoc --go_out=. --go_opt=module=yr pkg/wire/control.proto
 	protoc --go_out=. --go_opt=module=yr --go-grpc_out=. --go-grpc_opt=module=yr master/master.proto
+	protoc --go_out=. --go_opt=module=yr --go-grpc_out=. --go-grpc_opt=module=yr pkg/durable/durable.proto
 
 .PHONY: clean
 clean: ## remove everything that was built, .venv too

@@ -40,7 +40,7 @@ func newLeaderTime(clock Clock, base logTime) *leaderTime {
 func (t *leaderTime) now() logTime {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.last = max(t.last, t.base+logTime(t.clock.Now().Sub(t.start)))
+	t.last = min(max(t.last, t.base+logTime(t.clock.Now().Sub(t.start))), maxLogTime)
 	return t.last
 }
 

@@ -26,6 +26,9 @@ type entry struct {
 // carried by the log, so that no voter's wall clock decides anything.
 type logTime int64
 
+// maxLogTime leaves room for every TTL: 146 years.
+const maxLogTime = logTime(1) << 62
+
 type opKind byte
 
 const (
@@ -150,7 +153,7 @@ func decodeEntry(b []byte) (*entry, error) {
 	r := &reader{b: b[1:]}
 	e := &entry{now: logTime(r.u64()), pins: r.uvarint()} //nolint:gosec // checked below
 	n := r.length(maxOps)
-	if e.now < 0 {
+	if e.now < 0 || e.now > maxLogTime {
 		r.fail()
 	}
 	e.ops = make([]op, 0, n)

@@ -285,8 +285,9 @@ func TestCompactedHistory(t *testing.T) {
 	defer func() { require.NoError(t, m.Close(context.Background())) }()
 	quiet, err := m.Watch(t.Context(), "nothing", 0)
 	require.NoError(t, err)
+	m.m.generation = 1 << 20
 	value := make([]byte, MaxInline)
-	for range 3 * generationBytes / MaxInline {
+	for range 3 * m.m.generation / MaxInline {
 		_, err := Put(t.Context(), m, "a", value)
 		require.NoError(t, err)
 	}

@@ -32,6 +32,8 @@ type machine struct {
 	db   *pebble.DB
 	keys keyspace
 
+	generation uint64 // bytes of a generation of history
+
 	meta     meta          // owned by the applying goroutine
 	heads    heads         // owned by it too
 	revision atomic.Uint64 // meta.revision, for readers
@@ -56,7 +58,7 @@ type outcome struct {
 
 func newMachine(db *pebble.DB, group uint32) *machine {
 	return &machine{
-		db: db, keys: keyspace(group),
+		db: db, keys: keyspace(group), generation: generationBytes,
 		changed: func([]Event, Revision, bool) {}, settled: func(map[sum]bool) {}, due: func() {},
 	}
 }
@@ -468,7 +470,7 @@ func (s *step) event(key string, r *stored) error {
 // forgets the old one.
 func (s *step) turnHistory() (bool, error) {
 	m := &s.meta
-	if m.revision-m.mark < generationRevisions && m.young < generationBytes {
+	if m.revision-m.mark < generationRevisions && m.young < s.generation {
 		return false, nil
 	}
 	m.compacted, m.mark, m.young = m.mark, m.revision, 0
