@@ -255,7 +255,7 @@ func TestWatchMissesNothing(t *testing.T) {
 		}
 		require.Equal(t, Event{Record: Record{Key: "w/a", Revision: seen[502].Revision}, Deleted: true}, seen[502])
 		cancel()
-		for range changes { //nolint:revive // it ends when the channel is closed
+		for range changes {
 		}
 	})
 }

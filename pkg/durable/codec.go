@@ -35,7 +35,7 @@ func (r *reader) uvarint() uint64 {
 // length reads a count of things that take at least one byte each.
 func (r *reader) length(most int) int {
 	n := r.uvarint()
-	if n > uint64(most) || n > uint64(len(r.b)) {
+	if n > uint64(min(most, len(r.b))) { //nolint:gosec // lengths
 		r.fail()
 		return 0
 	}

@@ -26,7 +26,7 @@ func TestLinearizableUnderFaults(t *testing.T) {
 	faults, seed := setting("YR_FAULTS", 50), uint64(setting("YR_SEED", int(time.Now().UnixNano()))) //nolint:gosec // a seed
 	t.Logf("seed %d: YR_SEED=%d YR_FAULTS=%d go test -run %s ./pkg/durable", seed, seed, faults, t.Name())
 	c := openCluster(t, 3, func(c *testCluster) { c.lossy, c.keep = true, 64 })
-	s := &storm{testCluster: c, t: t, random: rand.New(rand.NewPCG(seed, 1)), seen: make(map[string]int), counts: make(map[string]int)} //nolint:gosec // reproducible
+	s := &storm{testCluster: c, t: t, random: rand.New(rand.NewPCG(seed, 1)), seen: make(map[string]int), counts: make(map[string]int)}
 	s.run(faults)
 	s.verdict()
 }
@@ -121,7 +121,7 @@ func (s *storm) run(faults int) {
 	var workers sync.WaitGroup
 	for i := range clients {
 		client := s.client(fmt.Sprint("c", i))
-		random := rand.New(rand.NewPCG(s.random.Uint64(), 2)) //nolint:gosec // reproducible
+		random := rand.New(rand.NewPCG(s.random.Uint64(), 2))
 		workers.Go(func() { s.work(working, i, client, random) })
 	}
 	for i := range 2 {
@@ -265,12 +265,12 @@ func (s *storm) work(ctx context.Context, id int, client *Client, random *rand.R
 		value := fmt.Sprintf("%d-%d", id, n)
 		switch random.IntN(3) {
 		case 0:
-			s.do(id, action{op: "get", key: key}, func(ctx context.Context) (told, error) {
+			_, _ = s.do(id, action{op: "get", key: key}, func(ctx context.Context) (told, error) {
 				r, _, err := client.Get(ctx, key)
 				return told{value: string(r.Value), ok: true}, err
 			})
 		case 1:
-			s.do(id, action{op: "put", key: key, value: value}, func(ctx context.Context) (told, error) {
+			_, _ = s.do(id, action{op: "put", key: key, value: value}, func(ctx context.Context) (told, error) {
 				_, err := Put(ctx, client, key, []byte(value))
 				return told{ok: true}, err
 			})
@@ -283,7 +283,7 @@ func (s *storm) work(ctx context.Context, id int, client *Client, random *rand.R
 			if err != nil {
 				continue
 			}
-			s.do(id, action{op: "cas", key: key, value: value, expect: string(at.Value)}, func(ctx context.Context) (told, error) {
+			_, _ = s.do(id, action{op: "cas", key: key, value: value, expect: string(at.Value)}, func(ctx context.Context) (told, error) {
 				_, ok, err := CompareAndSet(ctx, client, key, at.Revision, []byte(value))
 				return told{ok: ok}, err
 			})
@@ -347,7 +347,7 @@ func (s *storm) holdOnce(ctx context.Context, id int, client *Client) {
 	if err != nil {
 		return
 	}
-	got, err := client.Apply(ctx, Txn{If: []Condition{{Key: "lock"}}, Do: []Write{{Key: "lock", Lease: lease, Value: []byte{byte(id)}}}})
+	got, err := client.Apply(ctx, Txn{If: []Condition{{Key: "lock"}}, Do: []Write{{Key: "lock", Lease: lease, Value: []byte(fmt.Sprint(id))}}})
 	if err != nil || !got.OK {
 		_ = client.Revoke(ctx, lease)
 		return

@@ -78,7 +78,10 @@ func (f *fsm) open(from *snapshots) error {
 }
 
 func (f *fsm) openDB() (*pebble.DB, error) {
-	return openTables(f.tables(), tableOptions{fs: diskFS(f.fault), memTable: memTableBytes, broken: func(err error) { f.fail("write the tables", err) }})
+	return openTables(f.tables(), tableOptions{
+		fs: diskFS(f.fault), memTable: memTableBytes,
+		broken: func(err error) { _ = f.fail("write the tables", err) },
+	})
 }
 
 func (f *fsm) fail(op string, err error) error {

@@ -351,7 +351,7 @@ func TestFailedSyncStopsTheVoter(t *testing.T) {
 	c := openCluster(t, 3, nil)
 	client := c.client("client")
 	ctx := t.Context()
-	acknowledged := 0
+	acknowledged := uint64(0)
 	leader := c.leader()
 	for i := range 200 {
 		if i == 100 {
@@ -369,7 +369,7 @@ func TestFailedSyncStopsTheVoter(t *testing.T) {
 	leader.kill()
 	leader.faulty.Store(false)
 	require.NoError(t, leader.open(nil), "after a repair it comes back")
-	c.eventually("with everything", func() bool { return leader.fsm.m.revision.Load() == uint64(acknowledged) })
+	c.eventually("with everything", func() bool { return leader.fsm.m.revision.Load() == acknowledged })
 }
 
 func TestLoneVoterReopens(t *testing.T) {

@@ -216,7 +216,7 @@ func (g *Group) takeSnapshot() error {
 	if most := g.options.trailing; most != 0 {
 		config.TrailingLogs = most
 	} else if bytes > 0 && entries > 0 {
-		config.TrailingLogs = uint64(min(max(trailingBytes*entries/bytes, minTrailing), maxTrailing)) //nolint:gosec // positive
+		config.TrailingLogs = uint64(min(max(trailingBytes*entries/bytes, minTrailing), maxTrailing))
 	}
 	if err := g.raft.ReloadConfig(config); err != nil {
 		return err

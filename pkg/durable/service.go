@@ -67,7 +67,7 @@ func (s *service) Apply(ctx context.Context, r *pb.ApplyRequest) (*pb.ApplyAnswe
 	result, err := g.apply(ctx, decodeTxn(r), named)
 	return &pb.ApplyAnswer{
 		Failure: failure(err), Ok: result.OK, Revision: uint64(result.Revision),
-		Current: encodeRecords(result.Current), Answered: g.fsm.m.answered.Load(),
+		Current: encodeRecords(result.Current), Answered: g.fsm.m.tickets.Load(),
 	}, nil
 }
 
