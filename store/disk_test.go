@@ -362,7 +362,7 @@ func TestWalkOfADamagedFile(t *testing.T) {
 		require.NoError(t, first.Open(context.Background()))
 		sizes := rapid.SliceOfN(rapid.IntRange(1, 10000), 1, 5).Draw(rt, "sizes")
 		for k, n := range sizes {
-			spill(rt, first, object(uint64(k)), noise(n, uint64(k)), object(7)) //nolint:gosec // small
+			spill(rt, first, object(uint64(k)), noise(n, uint64(k)), object(7))
 		}
 		require.NoError(rt, first.Close(context.Background()))
 		path := first.path(1)
@@ -379,7 +379,7 @@ func TestWalkOfADamagedFile(t *testing.T) {
 		defer func() { require.NoError(rt, d.Close(context.Background())) }()
 		require.NoError(rt, d.Check())
 		for k, n := range sizes {
-			spot, _, ok := d.Find(object(uint64(k))) //nolint:gosec // small
+			spot, _, ok := d.Find(object(uint64(k)))
 			if !ok {
 				continue
 			}
@@ -388,7 +388,7 @@ func TestWalkOfADamagedFile(t *testing.T) {
 				require.ErrorIs(rt, err, ErrCorrupt)
 				continue
 			}
-			require.True(rt, noise(n, uint64(k)) == string(b)) //nolint:gosec // small
+			require.True(rt, noise(n, uint64(k)) == string(b))
 		}
 	})
 }

@@ -22,17 +22,14 @@ const (
 	pageSize = 4 * kib
 )
 
-// class rounds size up to a segment size: a power of two up to 4 MiB, then four
-// steps to each doubling (4, 5, 6, 7, 8, 10 ... MiB), so that at most a fifth of
-// a segment made for one blob is empty.
+// class rounds size up to a segment size: from 1 MiB on four steps to each doubling
+// (1, 1.25, 1.5, 1.75, 2, 2.5 ... MiB), so that at most a fifth of a segment made
+// for one blob is empty. An array of a power of two is a little larger with its head.
 func class(size uint64) uint64 {
 	if size <= MinSlab {
 		return MinSlab
 	}
 	doubling := uint64(1) << bits.Len64(size-1) // smallest power of two >= size
-	if doubling <= 4*mib {
-		return doubling
-	}
 	return roundUp(size, doubling/8)
 }
 

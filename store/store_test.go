@@ -166,10 +166,11 @@ func TestLeaseSizesDoubleWithUse(t *testing.T) {
 
 func TestSizeClasses(t *testing.T) {
 	for _, c := range [][2]uint64{
-		{1, 1}, {mib, 1}, {mib + 1, 2}, {3 * mib, 4}, {4*mib + 1, 5}, {5*mib + 1, 6}, {9 * mib, 10},
-		{64 * mib, 64}, {65 * mib, 80}, {97 * mib, 112}, {gib, 1024}, {gib + 1, 1280},
+		{1, mib}, {mib, mib}, {mib + 192, mib + 256*kib}, {2*mib - 1, 2 * mib}, {2*mib + 1, 2*mib + 512*kib}, {3 * mib, 3 * mib},
+		{4*mib + 1, 5 * mib}, {5*mib + 1, 6 * mib}, {9 * mib, 10 * mib},
+		{64 * mib, 64 * mib}, {65 * mib, 80 * mib}, {97 * mib, 112 * mib}, {gib, gib}, {gib + 1, gib + 256*mib},
 	} {
-		require.Equal(t, c[1]*mib, class(c[0]), "class(%d)", c[0])
+		require.Equal(t, c[1], class(c[0]), "class(%d)", c[0])
 		require.Equal(t, class(c[0]), class(class(c[0])), "a class is its own class")
 	}
 }

@@ -169,6 +169,26 @@ def test_an_object_that_was_lost_on_its_way_raises(runtime, peer, agent):
     assert len(errors) == 1
 
 
+def test_no_room_to_read_it_is_not_for_ever(runtime, peer, agent):
+    ref = runtime.put(BIG)
+    runtime.session.flush()
+    agent.until(lambda: place_of(peer, ref))
+    assert evict(agent, peer, ref._id) == [ref._id]
+    runtime._ask_for([ref._id], AWAY)
+    runtime.session.flush()
+    agent.until(lambda: asked_for(peer, ref))
+    peer.send(wire.object_frame(ref._id, Failure(4202, False, b"no room")))
+    with pytest.raises(YRRuntimeError, match=r"4202.*no room"):
+        runtime.get([ref], 10)
+    got = []
+    getter = threading.Thread(target=lambda: got.extend(runtime.get([ref], 10)))
+    getter.start()
+    agent.until(lambda: len(asked_for(peer, ref)) == 2)
+    peer.send(wire.object_frame(ref._id, put_elsewhere(agent, BIG)))
+    getter.join(10)
+    assert got == [BIG]
+
+
 def test_a_get_of_what_is_away_ends_in_time(runtime, peer, agent):
     ref = runtime.put(BIG)
     runtime.session.flush()

@@ -430,6 +430,8 @@ class Runtime:
         if type(value) is bytes:
             return serialization.decode(value)
         if isinstance(value, Failure):
+            if value.code == shm.STORE_FULL and self._values.get(id) is value:
+                self._values[id] = AWAY  # there was no room to read it; the next one to ask may be luckier
             raise self.failure(value)
         if isinstance(value, Local):
             if value.error is not None:
