@@ -23,6 +23,7 @@ import (
 	"yr/agent/route"
 	"yr/agent/session"
 	"yr/master/client"
+	"yr/pkg/durable"
 	"yr/pkg/peer"
 	"yr/pkg/wire"
 	"yr/pkg/wire/wirepb"
@@ -54,6 +55,7 @@ type Options struct {
 	Registry  route.Registry
 	Client    *client.Client // of the leader; opened. nil, with Peers: there are no other nodes
 	Peers     *peer.Peers
+	Records   durable.Store // for what outlives this node; nil: nothing does
 	Resources yr.Resources
 	Labels    map[string][]string
 	Devices   map[string][]int
@@ -97,7 +99,12 @@ func New(opt Options) *Agent {
 		cluster = &others{own: opt.Node, client: opt.Client, peers: opt.Peers}
 		tag = opt.Client.Tag()
 	}
+	var kept route.Keeper
+	if opt.Records != nil {
+		kept = keeper{opt.Records}
+	}
 	a.router = route.New(route.Options{
+		Keeper:  kept,
 		Cluster: cluster, Tag: tag, Node: opt.Node, NodeIP: opt.NodeIP, Version: opt.Version, LogDir: opt.LogDir,
 		Resources: opt.Resources, Labels: opt.Labels, Devices: opt.Devices,
 		Store: opt.Store, Launcher: opt.Launcher, Registry: opt.Registry, Sign: a.sign,

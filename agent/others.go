@@ -30,8 +30,6 @@ type others struct {
 
 var _ route.Cluster = (*others)(nil)
 
-func (o *others) Alone() bool { return o.client.Others() == 0 }
-
 func (o *others) Kick() { o.client.Kick() }
 
 func (o *others) Sample() []route.Candidate {
@@ -131,7 +129,10 @@ func (a *Agent) Source(request []byte) (f *os.File, offset, length int64, releas
 func (a *Agent) NodeDead(node yr.Node, incarnation uint64) { a.router.NodeDead(node, incarnation) }
 
 // Isolated is documented at NodeDead.
-func (a *Agent) Isolated() { a.router.Isolated(master.LostAfter) }
+func (a *Agent) Isolated() { a.router.Isolated() }
+
+// Regained is documented at NodeDead.
+func (a *Agent) Regained() { a.router.Regained() }
 
 // Reborn is documented at NodeDead.
 func (a *Agent) Reborn() { a.router.Reborn() }

@@ -17,6 +17,7 @@ import (
 	"yr/master/client"
 	"yr/pkg/certs"
 	"yr/pkg/config"
+	"yr/pkg/durable"
 	"yr/pkg/peer"
 	"yr/pkg/session"
 	"yr/pkg/telemetry"
@@ -77,7 +78,10 @@ func (d *Daemon) join(ctx context.Context, logs *telemetry.Logs) error {
 			logf("the leader does not hear of this node: %v", cause)
 			d.whenReady(func(a *agent.Agent) { a.Isolated() })
 		},
-		OnRejoined: func(uint64) { logf("the leader hears of this node again") },
+		OnRejoined: func(uint64) {
+			logf("the leader hears of this node again")
+			d.whenReady(func(a *agent.Agent) { a.Regained() })
+		},
 		OnJoined: func(incarnation uint64) {
 			logf("this node was given up and has joined again")
 			d.whenReady(func(a *agent.Agent) { a.Reborn() })
@@ -90,7 +94,24 @@ func (d *Daemon) join(ctx context.Context, logs *telemetry.Logs) error {
 		OnDrain: func(drain master.Drain) { d.whenReady(func(a *agent.Agent) { a.Drain(drain) }) },
 		Log:     logs.For("function_master"),
 	})
-	return d.open(ctx, "membership", member{d})
+	if err := d.open(ctx, "membership", member{d}); err != nil {
+		return err
+	}
+	d.records = durable.NewClient(durable.ClientOptions{
+		Voters: d.voters,
+		Dial: func(ctx context.Context, address string) (net.Conn, error) {
+			return d.peers.Dial(ctx, address, "records")
+		},
+	})
+	return d.open(ctx, "records client", d.records)
+}
+
+// voters are where the records are asked for: at the masters, as last heard of.
+func (d *Daemon) voters() []string {
+	if list := d.client.MasterAddresses(); len(list) > 0 {
+		return list
+	}
+	return d.masterAddresses()
 }
 
 // member opens and closes the place in the cluster: a node that goes says so.

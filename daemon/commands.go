@@ -6,6 +6,7 @@ import (
 	"net"
 	"time"
 
+	"yr/agent"
 	"yr/pkg/cluster"
 	"yr/pkg/gateway/api"
 	"yr/pkg/yr"
@@ -63,17 +64,14 @@ func (c commands) Masters(ctx context.Context) ([]api.MasterView, error) {
 			}
 		}
 		if n.State == "lost" {
+			if v.State != "ready" {
+				continue // it was taken out of the masters
+			}
 			v.State, v.Reason = "lost", n.Reason
 		}
 		list = append(list, v)
 	}
 	return list, nil
-}
-
-func (c commands) AddMaster(_ context.Context, node yr.Node) error {
-	return yr.E("add master", yr.ParamInvalid,
-		"a node becomes a master by starting as one: `yr start --master --join %s` on its machine (node %s must not run there meanwhile)",
-		address(c.d.plan.Settings.HostIP, c.d.plan.Settings.Ports.Master), node)
 }
 
 // RemoveMaster takes a master's votes away: in the records first, where the leader
@@ -123,13 +121,6 @@ func (m *masters) etcdOf(ctx context.Context, node yr.Node) (name string, err er
 	return "", yr.E("remove master", yr.ParamInvalid, "node %s is no master of this cluster; `yr masters list` shows them", node)
 }
 
-func (c commands) ReplaceMaster(ctx context.Context, gone, by yr.Node) error {
-	if err := c.RemoveMaster(ctx, gone); err != nil {
-		return err
-	}
-	return c.AddMaster(ctx, by)
-}
-
 func (c commands) Backup(ctx context.Context, w io.Writer) error {
 	if _, err := c.master("back up"); err != nil {
 		return err
@@ -137,5 +128,17 @@ func (c commands) Backup(ctx context.Context, w io.Writer) error {
 	return c.d.writeBackup(ctx, w)
 }
 
-// recover is told of every node that was declared dead, on the leader.
-func (d *Daemon) recover(context.Context, cluster.NodeRecord) {}
+// recover is told of every node that was declared dead, on the leader: what
+// outlives its node begins again here.
+func (d *Daemon) recover(ctx context.Context, dead cluster.NodeRecord) {
+	d.whenReady(func(a *agent.Agent) {
+		for ctx.Err() == nil {
+			err := a.Revive(ctx, dead.ID)
+			if err == nil {
+				return
+			}
+			logf("the instances of node %s could not be made anew, trying again: %v", dead.ID, err)
+			pause(ctx, time.Second)
+		}
+	})
+}

@@ -19,6 +19,7 @@ import (
 	"yr/agent/launch"
 	"yr/master/client"
 	"yr/pkg/devices"
+	"yr/pkg/durable"
 	"yr/pkg/gateway"
 	"yr/pkg/gateway/api"
 	"yr/pkg/peer"
@@ -49,6 +50,7 @@ type Daemon struct {
 	peers     *peer.Peers
 	masters   *masters // nil: this node is none
 	client    *client.Client
+	records   *durable.Client
 	agent     *agent.Agent
 	agentOpen chan struct{} // closed when agent is there
 	file      *session.File
@@ -151,7 +153,7 @@ func (d *Daemon) Open(ctx context.Context) error {
 		Node: s.NodeID, NodeIP: s.LocalIP, Address: address(s.HostIP, s.Ports.Bus), Version: p.Version, Token: s.Token, Master: p.Master,
 		LogDir: p.Dir.Logs(), RunDir: p.Dir.Run(), Listener: sockets.sessions,
 		Store: objects, Registry: d.client.Names(), Launcher: launcher,
-		Client: d.client, Peers: d.peers,
+		Client: d.client, Peers: d.peers, Records: d.records,
 		Resources: s.Resources, Labels: s.Labels, Devices: cards,
 		Grace: s.Grace, Restarted: d.child.Restarts() > 0,
 		Log: logs.For("function_proxy"),
@@ -168,10 +170,15 @@ func (d *Daemon) Open(ctx context.Context) error {
 	front := gateway.New(gateway.Options{
 		Source: d.agent, Cluster: commands{d}, Unix: sockets.api, TCP: sockets.tcp(),
 		Token: s.Token, TokenFile: filepath.Join(s.DataDir, "token"), Insecure: s.Insecure,
-		Endpoint:      api.Endpoint{Socket: p.Dir.Socket(), Node: s.NodeID, Version: p.Version, BootID: bootID()},
-		LogDir:        p.Dir.Logs(),
+		Endpoint:  api.Endpoint{Socket: p.Dir.Socket(), Node: s.NodeID, Version: p.Version, BootID: bootID()},
+		LogDir:    p.Dir.Logs(),
+		WorkerDir: p.Dir.Workers(),
+		Peers:     d.peers.Listen("http"),
+		Dial: func(ctx context.Context, address string) (net.Conn, error) {
+			return d.peers.Dial(ctx, address, "http")
+		},
 		Config:        func() any { return publicConfig(p.Dir.Config()) },
-		MasterAddress: address(s.HostIP, s.Ports.Master),
+		MasterAddress: masterAddress(p),
 		Metrics:       telemetry.NewMetrics(d.agent),
 		Log:           logs.For("frontend"),
 	})

@@ -30,7 +30,7 @@ func describe(p *session.Plan, restarts int, born time.Time) *session.File {
 		Socket: p.Dir.Socket(), APISocket: p.Dir.APISocket(),
 		DataDir: s.DataDir, Temporary: p.Temporary, Dir: p.Dir,
 	}
-	f.MasterInfo = info.Line()
+	f.MasterInfo, f.TLS = info.Line(), s.TLS.Enabled
 	if p.Master {
 		f.Mode = "master"
 	}
@@ -46,6 +46,14 @@ func describe(p *session.Plan, restarts int, born time.Time) *session.File {
 // address is host:port of a port that this node listens on.
 func address(host string, p config.Port) string {
 	return net.JoinHostPort(host, strconv.Itoa(p.Number))
+}
+
+// masterAddress is where this node answers as a master, "" if it is none.
+func masterAddress(p *session.Plan) string {
+	if !p.Master {
+		return ""
+	}
+	return address(p.Settings.HostIP, p.Settings.Ports.Master)
 }
 
 // bootID names this boot of this machine, so that an SDK can tell whether the

@@ -28,7 +28,8 @@ type masters struct {
 	cluster *cluster.Cluster
 	records *durable.Group
 	service *server.Server
-	rpc     *grpc.Server
+	rpc     *grpc.Server             // of the leader's service
+	store   *grpc.Server             // of the records
 	list    atomic.Pointer[[]string] // where masters are reached
 	ready   chan struct{}            // records is open
 	stop    context.CancelFunc
@@ -67,7 +68,7 @@ func (d *Daemon) openMaster(ctx context.Context, logs *telemetry.Logs) error {
 		Leader: m.cluster.Leader(), Nodes: m.cluster.Nodes(), Names: m.cluster.Names(),
 		Masters: func() []string { return *m.list.Load() }, OnDead: d.recover, Log: log,
 	})
-	m.rpc = grpc.NewServer()
+	m.rpc, m.store = grpc.NewServer(), grpc.NewServer(grpc.MaxRecvMsgSize(durable.MaxMessage))
 	m.service.Attach(m.rpc)
 	life, stop := context.WithCancel(context.Background())
 	m.stop = stop
@@ -94,6 +95,7 @@ func (d *Daemon) openMaster(ctx context.Context, logs *telemetry.Logs) error {
 				return err
 			}
 		}
+		d.serveRecords()
 		close(m.ready)
 	} else {
 		go d.openRecords(life, records)
@@ -113,6 +115,7 @@ func (m *masters) close(ctx context.Context) error {
 	m.stop()
 	m.rpc.Stop()
 	<-m.done
+	m.store.Stop()
 	if m.records == nil {
 		return nil
 	}
@@ -190,7 +193,15 @@ func (d *Daemon) openRecords(life context.Context, records func(bootstrap bool) 
 		d.fail(yr.Wrap("open the records", yr.CodeOf(err), err))
 		return
 	}
+	d.serveRecords()
 	close(m.ready)
+}
+
+// serveRecords answers nodes that read and write records.
+func (d *Daemon) serveRecords() {
+	m := d.masters
+	durable.Register(m.store, m.records)
+	go func() { _ = m.store.Serve(d.peers.Listen("records")) }() // ends with Stop
 }
 
 // founds reports whether this master begins the records. The first one to ask does.

@@ -12,8 +12,6 @@ import (
 // one is alone. Sample, Tagged, Link and Kick never wait and are called under the
 // lock; the others may wait and are called outside of it.
 type Cluster interface {
-	// Alone reports whether there are no other nodes.
-	Alone() bool
 	// Sample is some of the other nodes with room, as they were last heard of, in
 	// an order of their own for each node that asks. The caller may keep and change it.
 	Sample() []Candidate

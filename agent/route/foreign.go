@@ -33,8 +33,8 @@ func (r *Router) foreignInstance(id yr.ID, j *job) *instance {
 	in.set(yr.StateCreating, "its node is being asked for it")
 	r.foreigners[id] = in
 	r.reach(id.Tag(), func(n *neighbour, err error) {
-		if err != nil {
-			r.foreignLost(in, yr.E("bind", yr.InstanceNotFound, "there is no instance %s: %s", id, messageOf(err)))
+		if err != nil { // its node is gone: it may have come back on another
+			r.seek(in, yr.E("bind", yr.InstanceNotFound, "there is no instance %s: %s", id, messageOf(err)))
 			return
 		}
 		r.bindAt(n, in)
@@ -162,6 +162,7 @@ func (n *neighbour) event(m *wirepb.InstanceEvent) error {
 	}
 	state := yr.InstanceState(m.GetState()) //nolint:gosec // a small number
 	in.set(state, m.GetStatus().GetMessage())
+	in.kept = m.GetKept()
 	if status := m.GetStatus(); status != nil {
 		in.failure = wire.Value{Kind: wire.Failed, Code: yr.Code(status.GetCode()), Data: []byte(status.GetMessage())}
 		if len(m.GetError()) > 0 {
@@ -211,6 +212,9 @@ func (r *Router) forwardedLost(c *call, cause error) {
 // killForeign passes a KILL on.
 func (s *Session) killForeign(id yr.ID, corr uint64, m *wirepb.Kill) {
 	s.r.reach(id.Tag(), func(n *neighbour, err error) {
+		if in := s.r.foreigners[id]; in != nil && in.foreign.home != nil {
+			n, err = in.foreign.home, nil // it may have moved
+		}
 		if err != nil {
 			s.done(corr, yr.E("kill", yr.InstanceNotFound, "there is no instance %s: %s", id, messageOf(err)))
 			return
@@ -230,7 +234,7 @@ func (s *Session) killForeign(id yr.ID, corr uint64, m *wirepb.Kill) {
 }
 
 // findElsewhere asks the registry, and then the home, for a named instance.
-func (r *Router) findElsewhere(key nameKey, then func(in yr.ID, f *wirepb.Found)) {
+func (r *Router) findElsewhere(key nameKey, then func(f *wirepb.Found)) {
 	r.registry.add(func() {
 		record, ok, err := r.opt.Registry.Find(r.ctx, key.tenant, key.namespace, key.name)
 		var holder nameRecord
@@ -239,16 +243,17 @@ func (r *Router) findElsewhere(key nameKey, then func(in yr.ID, f *wirepb.Found)
 		}
 		r.turn(func() {
 			if err != nil || !ok || holder.Node == r.opt.Node {
-				then(yr.ID{}, &wirepb.Found{})
+				then(&wirepb.Found{})
 				return
 			}
-			r.findAt(holder.Node, key, then)
+			r.findAt(holder.Node, key, func(_ yr.ID, f *wirepb.Found, _ error) { then(f) })
 		})
 	})
 }
 
-// findAt asks a node for a named instance.
-func (r *Router) findAt(node yr.Node, key nameKey, then func(in yr.ID, f *wirepb.Found)) {
+// findAt asks a node for a named instance: zero if it knows none, an error if it
+// could not be asked.
+func (r *Router) findAt(node yr.Node, key nameKey, then func(in yr.ID, f *wirepb.Found, err error)) {
 	m := &wirepb.Lookup{Name: key.name, Namespace: key.namespace, Tenant: string(key.tenant)}
 	r.neighbour(node).request(
 		func(dst []byte, corr uint64) []byte { return wire.AppendMessage(dst, wire.Lookup, corr, m) },
@@ -259,10 +264,10 @@ func (r *Router) findAt(node yr.Node, key nameKey, then func(in yr.ID, f *wirepb
 			}
 			id, perr := yr.ParseID(string(f.GetInstanceId()))
 			if err != nil || perr != nil {
-				then(yr.ID{}, &wirepb.Found{})
+				then(yr.ID{}, &wirepb.Found{}, err)
 				return
 			}
-			then(id, f)
+			then(id, f, nil)
 		})
 }
 

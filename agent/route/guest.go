@@ -75,19 +75,72 @@ func (n *neighbour) hire(m *wirepb.Hire) error {
 	if err == nil {
 		err = r.start(w, resources(m.GetNeed()), g.options, m.GetNote(), nil)
 	}
+	if yr.CodeOf(err) == yr.ResourceNotEnough && r.mayHire(j) == nil && r.fitsEmpty(resources(m.GetNeed())) {
+		r.applicants = append(r.applicants, applicant{n, m, r.now.Add(applicantPatience)})
+		return nil
+	}
+	n.engaged(w, err)
+	return nil
+}
+
+// engaged settles what became of a hire.
+func (n *neighbour) engaged(w *worker, err error) {
+	r, g, j := n.r, w.guest, w.job
 	if err != nil {
 		n.refuse(g.number, err)
 		r.jobMayEnd(j)
-		return nil
+		return
 	}
 	n.guests[g.number] = w
 	if len(r.taken) < maxTaken {
-		r.taken = append(r.taken, id)
+		r.taken = append(r.taken, w.id)
 	}
 	if !g.options.GetDetached() {
 		j.workers++
 	}
-	return nil
+}
+
+// applicant is a hire that waits a moment for room: idle workers are leaving, or
+// somebody else is about to be done. It comes before this node's own queues, which
+// would take whatever becomes free.
+type applicant struct {
+	from  *neighbour
+	hire  *wirepb.Hire
+	until time.Time
+}
+
+// applicantPatience is short: the hirer may find room on another node.
+const applicantPatience = 300 * time.Millisecond
+
+// serveApplicants gives room to hires that wait for it.
+func (r *Router) serveApplicants() {
+	waiting := r.applicants
+	r.applicants = nil
+	for _, a := range waiting {
+		if a.from.r == nil || r.neighbours[a.from.node] != a.from {
+			continue // its node is gone
+		}
+		if r.now.Before(a.until) {
+			if err := a.from.hire(a.hire); err != nil {
+				r.opt.Log.Error().Err(err).Msg("a hire that waited could not be read any more")
+			}
+			if k := len(r.applicants) - 1; k >= 0 && r.applicants[k].hire == a.hire {
+				r.applicants[k].until = a.until
+			}
+			continue
+		}
+		a.from.refuse(a.hire.GetNumber(), yr.E("hire", yr.ResourceNotEnough, "it has no room now"))
+	}
+}
+
+// fitsEmpty reports whether this node could hold so much if nothing ran here.
+func (r *Router) fitsEmpty(need yr.Resources) bool {
+	for k, v := range need {
+		if r.opt.Resources[k] < v {
+			return false
+		}
+	}
+	return true
 }
 
 func newGuest(n *neighbour, m *wirepb.Hire) (g *guest, err error) {
@@ -143,6 +196,13 @@ func (r *Router) guestJoined(w *worker) {
 
 // dismiss takes a DISMISS frame.
 func (n *neighbour) dismiss(m *wirepb.Dismiss) error {
+	waiting := len(n.r.applicants)
+	n.r.applicants = slices.DeleteFunc(n.r.applicants, func(a applicant) bool {
+		return a.from == n && a.hire.GetNumber() == m.GetNumber()
+	})
+	if len(n.r.applicants) < waiting {
+		n.refuse(m.GetNumber(), yr.E("hire", yr.ScheduleCancelled, "%s", m.GetReason()))
+	}
 	if w := n.guests[m.GetNumber()]; w != nil {
 		n.r.endWorker(w, m.GetReason())
 	}
@@ -416,6 +476,7 @@ func (r *Router) guestResult(w *worker, number uint64, id yr.ID, values []wire.V
 	}
 	if w.inflight.n == 0 {
 		w.idleSince = r.now
+		r.hungry = r.hungry || r.starved()
 	}
 	for k := range values {
 		r.keepFor(g.from, id.Return(k), w.session, &values[k])
@@ -521,7 +582,7 @@ func (r *Router) guestGone(w *worker, text string, started uint64, known bool) {
 		if !g.joined {
 			n.refuse(g.number, yr.E("start worker", yr.WorkerLost, "worker %s ended before it could connect: %s; see %s/runtime-%s.err on node %s", w.id, text, r.opt.LogDir, w.id, r.opt.Node))
 		} else {
-			m := &wirepb.Gone{Number: g.number, Text: text + " (node " + string(r.opt.Node) + ")", Started: started, Known: known}
+			m := &wirepb.Gone{Number: g.number, Text: text + " (node " + string(r.opt.Node) + ")", Started: started, Known: known, Code: int32(w.endCode)}
 			r.whenLent(func() {
 				n.queue(func(dst []byte) []byte { return wire.AppendMessage(dst, wire.Gone, 0, m) })
 			})

@@ -217,6 +217,7 @@ func (r *Router) refused(w *worker, cause error, available yr.Resources) {
 // gone takes the news that a hired worker has ended.
 func (n *neighbour) gone(m *wirepb.Gone) error {
 	if w := n.hires[m.GetNumber()]; w != nil {
+		w.endCode = yr.Code(m.GetCode())
 		n.r.hiredGone(w, m.GetText(), m.GetStarted(), m.GetKnown())
 	}
 	return nil

@@ -45,12 +45,15 @@ type instance struct {
 	pending  int                   // calls not sent to the worker
 	watchers map[*Session]struct{} // are told what becomes of it; nil once it has ended
 	killers  []reply
-	startAt  time.Time // not before: starts have failed
-	asking   bool      // the leader was asked where it can be placed
-	askAt    time.Time // not before
-	expires  time.Time // scheduling must have succeeded by then; zero: any time
-	killAt   time.Time // grace ends
-	record   []byte    // what the registry holds for its name
+	startAt  time.Time            // not before: starts have failed
+	asking   bool                 // the leader was asked where it can be placed
+	askAt    time.Time            // not before
+	expires  time.Time            // scheduling must have succeeded by then; zero: any time
+	killAt   time.Time            // grace ends
+	keep     *wirepb.KeptInstance // it outlives its home; nil: it does not
+	claims   int                  // names taken from instances that were gone
+	kept     bool                 // of another node: it comes back if that is lost
+	record   []byte               // what the registry holds for its name
 }
 
 // lane keeps the calls of one caller in order.
@@ -122,6 +125,7 @@ func (s *Session) create(m *wirepb.Create) error {
 	}
 	r.instances[id] = in
 	s.job.instances[in] = struct{}{}
+	r.mayKeep(in, m)
 	if o.GetName() != "" {
 		r.claim(in)
 		return nil
@@ -308,6 +312,7 @@ func (r *Router) constructed(in *instance, values []wire.Value) {
 	}
 	in.starts = 0
 	in.set(yr.StateRunning, "")
+	r.keepRecord(in)
 	in.announce()
 	if in.options.GetRecoverRetryTimes() == 0 {
 		r.dropCtor(in)
@@ -586,7 +591,11 @@ func (r *Router) instanceWorkerGone(w *worker, list []delivery, text string, cau
 		r.ctorReady(in)
 		return
 	}
-	in.failure = errorValue(yr.E("instance "+in.label(), yr.InstanceExited,
+	code := yr.InstanceExited
+	if w.endCode != yr.OK {
+		code = w.endCode
+	}
+	in.failure = errorValue(yr.E("instance "+in.label(), code,
 		"its process ended (%s); see `yr logs %s`, or set recover_retry_times to have it restarted", text, in.id))
 	in.set(yr.StateFatal, string(in.failure.Data))
 	r.failDeliveries(in, w, list)
@@ -619,6 +628,7 @@ func (r *Router) bury(in *instance) {
 	delete(r.instances, in.id)
 	delete(in.job.instances, in)
 	r.dropCtor(in)
+	r.dropRecord(in)
 	r.ended.instance(in)
 	for _, k := range in.killers {
 		k.session.done(k.corr, nil)
@@ -640,7 +650,7 @@ func (in *instance) announce() {
 
 // tell sends one session the state of the instance.
 func (in *instance) tell(s *Session) {
-	e := &wirepb.InstanceEvent{InstanceId: in.id[:], State: uint32(in.state)} //nolint:gosec // 0 to 13
+	e := &wirepb.InstanceEvent{InstanceId: in.id[:], State: uint32(in.state), Kept: in.keep != nil} //nolint:gosec // 0 to 13
 	if len(in.failure.Data) > 0 {
 		e.Status = &wirepb.Status{Code: int32(in.failure.Code)}
 		if in.failure.Serialized {

@@ -152,8 +152,7 @@ func (p *place) others() []*node {
 	return list
 }
 
-func (p *place) Alone() bool { return len(p.others()) == 0 }
-func (p *place) Kick()       {}
+func (p *place) Kick() {}
 
 // Sample is empty, so that every placement asks the leader, whose view is never late.
 func (p *place) Sample() []route.Candidate { return nil }

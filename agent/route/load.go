@@ -54,9 +54,9 @@ func (r *Router) Drain(draining, end bool) {
 		}
 		for _, w := range r.workers {
 			switch {
-			case w.guest != nil && (end || w.guest.idle()), w.pool != nil && w.host == nil && (end || w.inflight.len() == 0):
-				r.endWorker(w, "its node is being drained")
-			case w.in != nil && w.host == nil && end:
+			case w.guest != nil && (end || w.guest.idle()), w.pool != nil && w.host == nil && (end || w.inflight.len() == 0),
+				w.in != nil && w.host == nil && end:
+				w.endCode = yr.InstanceEvicted
 				r.endWorker(w, "its node is being drained")
 			}
 		}

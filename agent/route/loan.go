@@ -60,7 +60,7 @@ func (r *Router) answered(number uint64) {
 
 // abroad reports whether an object is at home on another node.
 func (r *Router) abroad(id yr.ID) bool {
-	return r.opt.Cluster != nil && !r.opt.Cluster.Alone() && id.Tag() != r.opt.Tag
+	return r.opt.Cluster != nil && id.Tag() != r.opt.Tag
 }
 
 // borrow returns the name of an object of another node, and sees to it that this
@@ -145,6 +145,7 @@ func (n *neighbour) lent(body []byte) error {
 			continue
 		}
 		l.lent = true
+		_ = r.cache.Release(id, 1) // a copy that somebody refers to lives as long as they do; of others nothing is cached
 		r.settleLoan(l)
 		if l.dropped {
 			r.giveBack(id, l)

@@ -94,12 +94,23 @@ func (r *Router) claimRecord(key nameKey, record []byte) (elsewhere nameRecord, 
 	return nameRecord{}, yr.E("claim", yr.InstanceDuplicated, "others keep taking the name; try again")
 }
 
+// maxClaims bounds how often a name is taken from instances that are gone.
+const maxClaims = 3
+
 // bindElsewhere makes in a handle of the instance on another node that has its name.
 func (r *Router) bindElsewhere(in *instance, key nameKey, holder nameRecord) {
 	in.set(yr.StateNew, "the instance that has its name is asked for, on node "+string(holder.Node))
-	r.findAt(holder.Node, key, func(id yr.ID, f *wirepb.Found) {
+	record, err := json.Marshal(holder)
+	if err != nil {
+		panic("route: " + err.Error()) // a struct of strings
+	}
+	r.findAt(holder.Node, key, func(id yr.ID, f *wirepb.Found, err error) {
 		switch {
 		case in.state != yr.StateNew:
+		case id.IsZero() && err == nil && in.claims < maxClaims: // that node does not know it: its name is free
+			in.claims++
+			r.registry.add(func() { _ = r.opt.Registry.Drop(r.ctx, key.tenant, key.namespace, key.name, record) })
+			r.claim(in)
 		case id.IsZero():
 			r.failInstance(in, yr.StateFatal, errorValue(yr.E("create "+in.label(), yr.InstanceDuplicated,
 				"the name is taken by instance %s on node %s, which does not answer for it; try again", holder.Instance, holder.Node)))
@@ -185,11 +196,15 @@ func (s *Session) lookup(corr uint64, m *wirepb.Lookup) {
 			State: uint32(in.state), Ordered: in.ordered, //nolint:gosec // 0 to 13
 		}
 	}
+	if rec := s.r.recovery; in == nil && s.node != nil && rec != nil { // it may be on its way back
+		rec.after = append(rec.after, func() { s.lookup(corr, m) })
+		return
+	}
 	if in != nil || s.node != nil || s.r.alone() {
 		answer(f)
 		return
 	}
-	s.r.findElsewhere(key, func(_ yr.ID, f *wirepb.Found) { answer(f) })
+	s.r.findElsewhere(key, func(f *wirepb.Found) { answer(f) })
 }
 
 // registryQueue runs registry work in order, one piece at a time: a name that was

@@ -261,20 +261,30 @@ func (r *Router) NodeDead(node yr.Node, incarnation uint64) {
 // will give it up, and others may then do its work. What they could do is stopped
 // before it returns: workers for nodes that do not hear this one either. Where the
 // link is alive nothing happens: its node knows better.
-func (r *Router) Isolated(silence time.Duration) {
+func (r *Router) Isolated() {
 	r.turn(func() {
-		for _, w := range r.workers {
-			if w.guest != nil && (w.guest.from == nil || r.now.Sub(w.guest.from.link.Heard()) > silence) {
-				r.endWorker(w, "its node has lost touch with the cluster")
-			}
-		}
+		r.isolated = true
+		r.endCutOff()
 	})
+}
+
+// Regained is told that the leader hears of this node again, and never gave it up.
+func (r *Router) Regained() { r.turn(func() { r.isolated = false }) }
+
+// endCutOff ends the workers that others may be starting anew by now.
+func (r *Router) endCutOff() {
+	for _, w := range r.workers {
+		if w.guest != nil && (w.guest.from == nil || w.guest.from.silent()) {
+			r.endWorker(w, "its node has lost touch with the cluster")
+		}
+	}
 }
 
 // Reborn is told that this node was given up and has a new life in the cluster:
 // whatever it shared with others is gone.
 func (r *Router) Reborn() {
 	r.turn(func() {
+		r.isolated = false
 		for _, n := range r.neighbours {
 			r.lose(n, yr.E("node "+string(n.node), yr.Communication, "this node, %s, was given up by the cluster's leader for a while", r.opt.Node))
 		}
@@ -299,7 +309,9 @@ func (r *Router) lose(n *neighbour, cause error) {
 		answer(wire.Header{}, nil, cause)
 	}
 	for _, in := range old.instances {
-		r.foreignLost(in, cause)
+		if !r.suspendForeign(in, old.calls, cause) {
+			r.foreignLost(in, cause)
+		}
 	}
 	for _, c := range old.calls {
 		r.forwardedLost(c, cause)

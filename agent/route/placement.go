@@ -53,7 +53,7 @@ func (r *Router) place(w *worker, need yr.Resources, o *wirepb.Options) (shortag
 }
 
 // alone reports whether there are no other nodes to pass work on to.
-func (r *Router) alone() bool { return r.opt.Cluster == nil || r.opt.Cluster.Alone() }
+func (r *Router) alone() bool { return r.opt.Cluster == nil }
 
 // kick has others hear soon of what is free here.
 func (r *Router) kick() {

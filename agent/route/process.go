@@ -158,7 +158,7 @@ func (r *Router) environment(w *worker, o *wirepb.Options) map[string]string {
 // release gives back what the worker took.
 func (r *Router) release(w *worker) {
 	r.node.Give(w.plan)
-	if w.ending != "" && w.pool != nil {
+	if w.ending != "" && w.leaves() {
 		r.leaving.Sub(w.plan.Take)
 	}
 	if w.cpuLent != 0 {
@@ -244,7 +244,8 @@ func (r *Router) joined(w *worker) {
 func (r *Router) endIdle(except *pool) bool {
 	var idle *worker
 	for _, w := range r.workers {
-		if w.pool == nil || w.pool == except || w.inflight.len() > 0 || !w.open() || w.pool.queue.len() > 0 {
+		idleGuest := w.guest != nil && w.guest.joined && w.guest.idle() && w.session != nil && w.ending == ""
+		if !idleGuest && (w.pool == nil || w.host != nil || w.pool == except || w.inflight.len() > 0 || !w.open() || w.pool.queue.len() > 0) {
 			continue
 		}
 		if idle == nil || w.idleSince.Before(idle.idleSince) {
@@ -258,6 +259,10 @@ func (r *Router) endIdle(except *pool) bool {
 	return true
 }
 
+// leaves reports whether the room of a worker that is being ended counts as on
+// its way: an instance may take its time.
+func (w *worker) leaves() bool { return w.pool != nil || w.guest != nil && w.guest.instance.IsZero() }
+
 // endWorker kills a worker. What it still had is dealt with when it is gone.
 func (r *Router) endWorker(w *worker, why string) {
 	if w.ending != "" {
@@ -266,6 +271,8 @@ func (r *Router) endWorker(w *worker, why string) {
 	w.ending = why
 	if w.pool != nil {
 		w.pool.without(w)
+	}
+	if w.leaves() {
 		r.leaving.Add(w.plan.Take)
 	}
 	r.killProcess(w)

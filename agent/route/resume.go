@@ -35,6 +35,7 @@ type recovery struct {
 	holder  *store.Holder[waiter]     // keeps what they told, until those who need it are back
 	results map[yr.ID]recovered       // of calls whose caller is not back
 	running map[yr.ID]*worker         // tasks that workers said they run
+	after   []func()                  // questions that cannot be answered before
 }
 
 type recovered struct {
@@ -117,6 +118,9 @@ func (r *Router) recover() {
 		if !driven[j] && j.home == nil {
 			r.endJob(j, "its driver did not come back after a restart of the node's daemon")
 		}
+	}
+	for _, f := range rec.after {
+		f()
 	}
 	r.opt.Log.Info().Int("lost_workers", len(rec.workers)).Int("lost_drivers", len(rec.drivers)).Msg("recovered from a restart")
 	r.hungry = true

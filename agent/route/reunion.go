@@ -139,10 +139,15 @@ func (n *neighbour) bindAgain() {
 	for _, c := range n.calls {
 		calls = append(calls, c)
 	}
-	slices.SortFunc(calls, func(a, b *call) int { return slices.Compare(a.id[:], b.id[:]) })
+	sortCalls(calls)
 	for _, c := range calls {
 		n.r.forward(c, true)
 	}
+}
+
+// sortCalls puts calls of each caller into the order in which they were made.
+func sortCalls(calls []*call) {
+	slices.SortFunc(calls, func(a, b *call) int { return slices.Compare(a.id[:], b.id[:]) })
 }
 
 // resend sends a forwarded call again, on behalf of a caller that was restarted.

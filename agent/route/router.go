@@ -87,6 +87,7 @@ type Options struct {
 	Disk       *store.Disk // for objects that memory has no room for; nil: none
 	Launcher   Launcher
 	Registry   Registry
+	Keeper     Keeper              // nil: nothing outlives its home
 	Cluster    Cluster             // nil: there are no other nodes, and never will be
 	Tag        yr.Tag              // of this node, in the IDs that are made here
 	Sign       func(string) string // proves that this node said it, across restarts
@@ -122,6 +123,7 @@ type Router struct {
 	hungry    bool       // resources or a worker became free: look at what waits
 	recovery  *recovery  // after a restart, until sessions are back
 	closing   bool
+	isolated  bool      // the leader does not hear of this node
 	ended     graveyard // why things ended, for `yr why`
 
 	neighbours map[yr.Node]*neighbour
@@ -132,6 +134,7 @@ type Router struct {
 	bringing   map[yr.ID]bool         // transfers under way
 	lending    lending
 	spill      spill
+	applicants []applicant
 	taken      []yr.ID               // workers hired here, for the leader to know
 	cache      *store.Holder[waiter] // keeps copies of other nodes' objects
 
@@ -266,6 +269,7 @@ func (r *Router) feed() {
 		}
 		r.hungry = false
 		r.placeInstances()
+		r.serveApplicants()
 		for _, p := range r.pools {
 			p.stalled = false
 			if p.queue.len() > 0 {
@@ -299,8 +303,14 @@ func (r *Router) run() {
 func (r *Router) tick() time.Duration {
 	r.expire()
 	r.recover()
+	if r.isolated {
+		r.endCutOff()
+	}
 	next := tickIdle
-	if len(r.creating) > 0 || r.recovery != nil || !r.deadlines.empty() {
+	if len(r.applicants) > 0 {
+		r.serveApplicants()
+	}
+	if len(r.creating) > 0 || len(r.applicants) > 0 || r.recovery != nil || !r.deadlines.empty() {
 		next = tickBusy
 	}
 	for _, w := range r.workers {

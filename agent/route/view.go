@@ -125,8 +125,11 @@ func (r *Router) callView(c *call) yr.CallView {
 		ID: c.id, Function: c.name(), Job: c.job.id, Node: r.opt.Node, State: c.state.String(),
 		Attempt: int(c.attempt), Since: c.since, Reason: r.reason(c),
 	}
-	if c.worker != nil {
-		v.Worker = c.worker.id.String()
+	if w := c.worker; w != nil {
+		v.Worker = w.id.String()
+		if w.host != nil {
+			v.Node = w.host.node
+		}
 	}
 	return v
 }

@@ -44,9 +44,10 @@ type worker struct {
 	blockedAt  time.Time       // zero: not blocked
 	cpuLent    yr.Milli        // its CPU share that is in use by others
 	noYield    bool
-	recalled   bool   // RECALL sent, YIELD not seen
-	retiring   bool   // takes no more tasks, ends when its results are in
-	ending     string // killed or told to end by us: why
+	recalled   bool    // RECALL sent, YIELD not seen
+	endCode    yr.Code // what calls of its instance end with; 0: InstanceExited
+	retiring   bool    // takes no more tasks, ends when its results are in
+	ending     string  // killed or told to end by us: why
 	idleSince  time.Time
 	exit       *launch.Exit
 	everJoined bool
@@ -434,7 +435,7 @@ func (r *Router) tickWorker(w *worker) time.Duration {
 
 // starved reports whether anything waits for resources.
 func (r *Router) starved() bool {
-	if len(r.creating) > 0 {
+	if len(r.creating) > 0 || len(r.applicants) > 0 {
 		return true
 	}
 	for _, p := range r.pools {

@@ -1520,6 +1520,7 @@ type InstanceEvent struct {
 	Status        *Status                `protobuf:"bytes,4,opt,name=status,proto3" json:"status,omitempty"`                           // why it failed or ended
 	Error         []byte                 `protobuf:"bytes,5,opt,name=error,proto3" json:"error,omitempty"`                             // SDK-serialised exception of the constructor
 	Descriptor_   []byte                 `protobuf:"bytes,6,opt,name=descriptor,proto3" json:"descriptor,omitempty"`                   // with bound_to
+	Kept          bool                   `protobuf:"varint,7,opt,name=kept,proto3" json:"kept,omitempty"`                              // between nodes: it comes back if its node is lost
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1594,6 +1595,13 @@ func (x *InstanceEvent) GetDescriptor_() []byte {
 		return x.Descriptor_
 	}
 	return nil
+}
+
+func (x *InstanceEvent) GetKept() bool {
+	if x != nil {
+		return x.Kept
+	}
+	return false
 }
 
 type Shutdown struct {
@@ -2259,6 +2267,7 @@ type Gone struct {
 	Started       uint64                 `protobuf:"varint,3,opt,name=started,proto3" json:"started,omitempty"` // the last delivery that it began
 	Known         bool                   `protobuf:"varint,4,opt,name=known,proto3" json:"known,omitempty"`     // started is known
 	Joined        bool                   `protobuf:"varint,5,opt,name=joined,proto3" json:"joined,omitempty"`   // it had connected
+	Code          int32                  `protobuf:"varint,6,opt,name=code,proto3" json:"code,omitempty"`       // what calls of its instance end with; 0: that it has exited
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2326,6 +2335,13 @@ func (x *Gone) GetJoined() bool {
 		return x.Joined
 	}
 	return false
+}
+
+func (x *Gone) GetCode() int32 {
+	if x != nil {
+		return x.Code
+	}
+	return 0
 }
 
 type JobEnd struct {
@@ -2580,6 +2596,76 @@ func (x *ResumedWorker) GetStarted() uint64 {
 	return 0
 }
 
+// KeptInstance is what the records hold of a detached instance that is to be
+// recovered, for when the node where it is at home is lost.
+type KeptInstance struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`     // its home
+	Create        *Create                `protobuf:"bytes,2,opt,name=create,proto3" json:"create,omitempty"` // as it was asked for, arguments and code included
+	Job           *JobInfo               `protobuf:"bytes,3,opt,name=job,proto3" json:"job,omitempty"`
+	Restarts      uint32                 `protobuf:"varint,4,opt,name=restarts,proto3" json:"restarts,omitempty"` // that it has had
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeptInstance) Reset() {
+	*x = KeptInstance{}
+	mi := &file_pkg_wire_control_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeptInstance) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeptInstance) ProtoMessage() {}
+
+func (x *KeptInstance) ProtoReflect() protoreflect.Message {
+	mi := &file_pkg_wire_control_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeptInstance.ProtoReflect.Descriptor instead.
+func (*KeptInstance) Descriptor() ([]byte, []int) {
+	return file_pkg_wire_control_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *KeptInstance) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *KeptInstance) GetCreate() *Create {
+	if x != nil {
+		return x.Create
+	}
+	return nil
+}
+
+func (x *KeptInstance) GetJob() *JobInfo {
+	if x != nil {
+		return x.Job
+	}
+	return nil
+}
+
+func (x *KeptInstance) GetRestarts() uint32 {
+	if x != nil {
+		return x.Restarts
+	}
+	return 0
+}
+
 var File_pkg_wire_control_proto protoreflect.FileDescriptor
 
 const file_pkg_wire_control_proto_rawDesc = "" +
@@ -2764,7 +2850,7 @@ const file_pkg_wire_control_proto_rawDesc = "" +
 	"\trecursive\x18\x03 \x01(\bR\trecursive\"6\n" +
 	"\x06Status\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\x05R\x04code\x12\x18\n" +
-	"\amessage\x18\x02 \x01(\tR\amessage\"\xc0\x01\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\"\xd4\x01\n" +
 	"\rInstanceEvent\x12\x1f\n" +
 	"\vinstance_id\x18\x01 \x01(\fR\n" +
 	"instanceId\x12\x14\n" +
@@ -2774,7 +2860,8 @@ const file_pkg_wire_control_proto_rawDesc = "" +
 	"\x05error\x18\x05 \x01(\fR\x05error\x12\x1e\n" +
 	"\n" +
 	"descriptor\x18\x06 \x01(\fR\n" +
-	"descriptor\"=\n" +
+	"descriptor\x12\x12\n" +
+	"\x04kept\x18\a \x01(\bR\x04kept\"=\n" +
 	"\bShutdown\x12\x19\n" +
 	"\bgrace_ms\x18\x01 \x01(\x03R\agraceMs\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"6\n" +
@@ -2846,13 +2933,14 @@ const file_pkg_wire_control_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\"9\n" +
 	"\aDismiss\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\rR\x06number\x12\x16\n" +
-	"\x06reason\x18\x02 \x01(\tR\x06reason\"z\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"\x8e\x01\n" +
 	"\x04Gone\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\rR\x06number\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\x12\x18\n" +
 	"\astarted\x18\x03 \x01(\x04R\astarted\x12\x14\n" +
 	"\x05known\x18\x04 \x01(\bR\x05known\x12\x16\n" +
-	"\x06joined\x18\x05 \x01(\bR\x06joined\"2\n" +
+	"\x06joined\x18\x05 \x01(\bR\x06joined\x12\x12\n" +
+	"\x04code\x18\x06 \x01(\x05R\x04code\"2\n" +
 	"\x06JobEnd\x12\x10\n" +
 	"\x03job\x18\x01 \x01(\tR\x03job\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"\xae\x01\n" +
@@ -2870,7 +2958,12 @@ const file_pkg_wire_control_proto_rawDesc = "" +
 	"\rResumedWorker\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\rR\x06number\x12\x18\n" +
 	"\arunning\x18\x02 \x03(\fR\arunning\x12\x18\n" +
-	"\astarted\x18\x03 \x01(\x04R\astartedB\x14Z\x12yr/pkg/wire/wirepbb\x06proto3"
+	"\astarted\x18\x03 \x01(\x04R\astarted\"\x8b\x01\n" +
+	"\fKeptInstance\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12'\n" +
+	"\x06create\x18\x02 \x01(\v2\x0f.yr.wire.CreateR\x06create\x12\"\n" +
+	"\x03job\x18\x03 \x01(\v2\x10.yr.wire.JobInfoR\x03job\x12\x1a\n" +
+	"\brestarts\x18\x04 \x01(\rR\brestartsB\x14Z\x12yr/pkg/wire/wirepbb\x06proto3"
 
 var (
 	file_pkg_wire_control_proto_rawDescOnce sync.Once
@@ -2884,7 +2977,7 @@ func file_pkg_wire_control_proto_rawDescGZIP() []byte {
 	return file_pkg_wire_control_proto_rawDescData
 }
 
-var file_pkg_wire_control_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
+var file_pkg_wire_control_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
 var file_pkg_wire_control_proto_goTypes = []any{
 	(*Hello)(nil),            // 0: yr.wire.Hello
 	(*WorkerState)(nil),      // 1: yr.wire.WorkerState
@@ -2915,39 +3008,42 @@ var file_pkg_wire_control_proto_goTypes = []any{
 	(*KeptWorker)(nil),       // 26: yr.wire.KeptWorker
 	(*WantedWorker)(nil),     // 27: yr.wire.WantedWorker
 	(*ResumedWorker)(nil),    // 28: yr.wire.ResumedWorker
-	nil,                      // 29: yr.wire.Hello.EnvVarsEntry
-	nil,                      // 30: yr.wire.Options.CustomResourcesEntry
-	nil,                      // 31: yr.wire.Options.EnvVarsEntry
-	nil,                      // 32: yr.wire.Options.CustomExtensionsEntry
-	nil,                      // 33: yr.wire.JobInfo.EnvVarsEntry
-	nil,                      // 34: yr.wire.Hire.NeedEntry
-	nil,                      // 35: yr.wire.Hired.AvailableEntry
+	(*KeptInstance)(nil),     // 29: yr.wire.KeptInstance
+	nil,                      // 30: yr.wire.Hello.EnvVarsEntry
+	nil,                      // 31: yr.wire.Options.CustomResourcesEntry
+	nil,                      // 32: yr.wire.Options.EnvVarsEntry
+	nil,                      // 33: yr.wire.Options.CustomExtensionsEntry
+	nil,                      // 34: yr.wire.JobInfo.EnvVarsEntry
+	nil,                      // 35: yr.wire.Hire.NeedEntry
+	nil,                      // 36: yr.wire.Hired.AvailableEntry
 }
 var file_pkg_wire_control_proto_depIdxs = []int32{
 	1,  // 0: yr.wire.Hello.worker:type_name -> yr.wire.WorkerState
-	29, // 1: yr.wire.Hello.env_vars:type_name -> yr.wire.Hello.EnvVarsEntry
+	30, // 1: yr.wire.Hello.env_vars:type_name -> yr.wire.Hello.EnvVarsEntry
 	17, // 2: yr.wire.Hello.leases:type_name -> yr.wire.Lease
 	4,  // 3: yr.wire.WorkerAssignment.options:type_name -> yr.wire.Options
-	30, // 4: yr.wire.Options.custom_resources:type_name -> yr.wire.Options.CustomResourcesEntry
-	31, // 5: yr.wire.Options.env_vars:type_name -> yr.wire.Options.EnvVarsEntry
-	32, // 6: yr.wire.Options.custom_extensions:type_name -> yr.wire.Options.CustomExtensionsEntry
+	31, // 4: yr.wire.Options.custom_resources:type_name -> yr.wire.Options.CustomResourcesEntry
+	32, // 5: yr.wire.Options.env_vars:type_name -> yr.wire.Options.EnvVarsEntry
+	33, // 6: yr.wire.Options.custom_extensions:type_name -> yr.wire.Options.CustomExtensionsEntry
 	5,  // 7: yr.wire.Function.code_value:type_name -> yr.wire.Value
 	4,  // 8: yr.wire.Function.options:type_name -> yr.wire.Options
 	4,  // 9: yr.wire.Create.options:type_name -> yr.wire.Options
 	13, // 10: yr.wire.InstanceEvent.status:type_name -> yr.wire.Status
 	13, // 11: yr.wire.Lease.status:type_name -> yr.wire.Status
-	33, // 12: yr.wire.JobInfo.env_vars:type_name -> yr.wire.JobInfo.EnvVarsEntry
+	34, // 12: yr.wire.JobInfo.env_vars:type_name -> yr.wire.JobInfo.EnvVarsEntry
 	20, // 13: yr.wire.Hire.job:type_name -> yr.wire.JobInfo
 	4,  // 14: yr.wire.Hire.options:type_name -> yr.wire.Options
-	34, // 15: yr.wire.Hire.need:type_name -> yr.wire.Hire.NeedEntry
+	35, // 15: yr.wire.Hire.need:type_name -> yr.wire.Hire.NeedEntry
 	13, // 16: yr.wire.Hired.status:type_name -> yr.wire.Status
-	35, // 17: yr.wire.Hired.available:type_name -> yr.wire.Hired.AvailableEntry
+	36, // 17: yr.wire.Hired.available:type_name -> yr.wire.Hired.AvailableEntry
 	21, // 18: yr.wire.KeptWorker.hire:type_name -> yr.wire.Hire
-	19, // [19:19] is the sub-list for method output_type
-	19, // [19:19] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	7,  // 19: yr.wire.KeptInstance.create:type_name -> yr.wire.Create
+	20, // 20: yr.wire.KeptInstance.job:type_name -> yr.wire.JobInfo
+	21, // [21:21] is the sub-list for method output_type
+	21, // [21:21] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_pkg_wire_control_proto_init() }
@@ -2961,7 +3057,7 @@ func file_pkg_wire_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pkg_wire_control_proto_rawDesc), len(file_pkg_wire_control_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   36,
+			NumMessages:   37,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
