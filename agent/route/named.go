@@ -51,7 +51,7 @@ func (r *Router) claim(in *instance) {
 		panic("route: " + err.Error()) // a struct of strings
 	}
 	r.registry.add(func() {
-		holder, err := r.claimRecord(key, record)
+		holder, err := r.claimRecord(key, in.id, record)
 		r.turn(func() {
 			switch {
 			case err == nil && holder.Node != "":
@@ -73,15 +73,16 @@ func (r *Router) claim(in *instance) {
 }
 
 // claimRecord takes the name in the registry. A record of this node for an
-// instance that it does not have is left over from a crash and is replaced.
-func (r *Router) claimRecord(key nameKey, record []byte) (elsewhere nameRecord, err error) {
+// instance that it does not have is left over from a crash and is replaced; so is
+// one for this instance on a node that it has outlived.
+func (r *Router) claimRecord(key nameKey, own yr.ID, record []byte) (elsewhere nameRecord, err error) {
 	for range 3 {
 		old, claimed, err := r.opt.Registry.Claim(r.ctx, key.tenant, key.namespace, key.name, record)
 		if err != nil || claimed {
 			return nameRecord{}, err
 		}
 		var holder nameRecord
-		if err := json.Unmarshal(old, &holder); err == nil && holder.Node != r.opt.Node && !r.nodeGone(r.ctx, holder) {
+		if err := json.Unmarshal(old, &holder); err == nil && holder.Node != r.opt.Node && holder.Instance != own && !r.nodeGone(r.ctx, holder) {
 			if r.opt.Cluster == nil {
 				return nameRecord{}, yr.E("claim", yr.InstanceDuplicated, "the name is taken by instance %s on node %s", holder.Instance, holder.Node)
 			}
