@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"slices"
 	"strings"
@@ -25,17 +26,20 @@ import (
 	"yr/pkg/yr"
 )
 
+// A thousand nodes lose a leader at the same moment. What they do then must not
+// keep the next one from answering: waits grow, and none is equally long on all.
 const (
 	// suspectAfter is how long a leader may think about a question before the other
-	// masters are asked whether it still leads.
-	suspectAfter = 300 * time.Millisecond
-	// searchTimeout and searchEvery pace the search for a leader: a new one is found
-	// well within a second of its election.
-	searchTimeout = 500 * time.Millisecond
-	searchEvery   = 200 * time.Millisecond
+	// masters are asked whether it still leads; each time twice as long.
+	suspectAfter = 400 * time.Millisecond
+	// searchFirst to searchLast are between the rounds of a search: a new leader is
+	// found within a second of its election.
+	searchFirst   = 100 * time.Millisecond
+	searchLast    = 600 * time.Millisecond
+	searchTimeout = time.Second
 	// retryAfter is the pause before a question is asked again of a leader that
-	// refused to answer it.
-	retryAfter = 50 * time.Millisecond
+	// refused to answer it, or did not.
+	retryAfter = 100 * time.Millisecond
 	// muteSearches are the searches in a row that a master leaves unanswered before
 	// its connection is made anew: a path that was cut may heal long before TCP tries it again.
 	muteSearches = 3
@@ -128,7 +132,7 @@ func (l *leaders) ask(ctx context.Context, question func(context.Context, master
 		}
 		select {
 		case <-changed:
-		case <-time.After(retryAfter):
+		case <-time.After(jitter(retryAfter)):
 		case <-ctx.Done():
 			return l.unanswered(ctx, last)
 		}
@@ -141,15 +145,19 @@ func (l *leaders) attempt(ctx context.Context, address string, changed <-chan st
 		return err
 	}
 	try, cancel := context.WithCancel(ctx)
-	suspect := time.NewTicker(suspectAfter)
 	done := make(chan struct{})
 	watching := make(chan struct{})
 	go func() {
 		defer close(watching)
+		patience := suspectAfter
+		suspect := time.NewTimer(patience)
+		defer suspect.Stop()
 		for {
 			select {
 			case <-suspect.C:
 				l.search()
+				patience *= 2
+				suspect.Reset(patience)
 			case <-changed:
 				cancel()
 				return
@@ -161,7 +169,6 @@ func (l *leaders) attempt(ctx context.Context, address string, changed <-chan st
 	err = question(try, stub)
 	close(done)
 	<-watching
-	suspect.Stop()
 	cancel()
 	return err
 }
@@ -262,7 +269,7 @@ func (l *leaders) search() {
 
 // find asks all masters again and again until one says that it leads.
 func (l *leaders) find() {
-	for {
+	for between := searchFirst; ; between = min(2*between, searchLast) {
 		found := l.round()
 		l.mu.Lock()
 		if found && l.current != "" || l.life.Err() != nil {
@@ -271,7 +278,7 @@ func (l *leaders) find() {
 			return
 		}
 		l.mu.Unlock()
-		pause(l.life, searchEvery)
+		pause(l.life, jitter(between))
 	}
 }
 
@@ -380,7 +387,7 @@ func (l *leaders) connect(address string) (*conn, error) {
 		}),
 		grpc.WithIdleTimeout(0),
 		grpc.WithConnectParams(grpc.ConnectParams{
-			Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 500 * time.Millisecond},
+			Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
 			MinConnectTimeout: time.Second,
 		}))
 	return c, err
@@ -422,6 +429,11 @@ func (l *leaders) state() string {
 		return "no address of a master is configured"
 	}
 	return strings.Join(parts, ", ")
+}
+
+// jitter is d, give or take a quarter.
+func jitter(d time.Duration) time.Duration {
+	return d*3/4 + time.Duration(rand.Int64N(int64(d)/2)) //nolint:gosec // it is to be uneven, not secret
 }
 
 // pause waits; false means that ctx ended first.

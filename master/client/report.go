@@ -24,7 +24,7 @@ func (c *Client) join(ctx context.Context) error {
 	refused := make(chan error, 1)
 	go func() { // a wrong token shows only in how connections fail
 		defer close(refused)
-		for pause(try, searchEvery) {
+		for pause(try, searchFirst) {
 			if err := c.leaders.hopeless(); err != nil {
 				refused <- err
 				cancel()

@@ -11,7 +11,7 @@ import (
 // nothing, also if that happens meanwhile: whoever recovers its instances must find all
 // of their names.
 func (s *Server) Claim(ctx context.Context, q *masterpb.ClaimRequest) (*masterpb.ClaimResponse, error) {
-	return decide(s, 0, func(*reign) (*masterpb.ClaimResponse, error) {
+	return decide(ctx, s, 0, func(*reign) (*masterpb.ClaimResponse, error) {
 		node, incarnation := yr.Node(q.GetNode()), q.GetIncarnation()
 		if err := s.alive(node, incarnation); err != nil {
 			return nil, err
@@ -43,7 +43,7 @@ func (s *Server) alive(node yr.Node, incarnation uint64) error {
 
 // Find implements masterpb.MasterServer.
 func (s *Server) Find(ctx context.Context, q *masterpb.FindRequest) (*masterpb.FindResponse, error) {
-	return decide(s, 0, func(*reign) (*masterpb.FindResponse, error) {
+	return decide(ctx, s, 0, func(*reign) (*masterpb.FindResponse, error) {
 		n := q.GetName()
 		record, found, err := s.options.Names.Find(ctx, yr.Tenant(n.GetTenant()), n.GetNamespace(), n.GetName())
 		if err != nil {
@@ -55,7 +55,7 @@ func (s *Server) Find(ctx context.Context, q *masterpb.FindRequest) (*masterpb.F
 
 // Drop implements masterpb.MasterServer.
 func (s *Server) Drop(ctx context.Context, q *masterpb.DropRequest) (*masterpb.DropResponse, error) {
-	return decide(s, 0, func(*reign) (*masterpb.DropResponse, error) {
+	return decide(ctx, s, 0, func(*reign) (*masterpb.DropResponse, error) {
 		n := q.GetName()
 		return &masterpb.DropResponse{}, s.options.Names.Drop(ctx, yr.Tenant(n.GetTenant()), n.GetNamespace(), n.GetName(), q.GetRecord())
 	})

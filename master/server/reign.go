@@ -26,16 +26,13 @@ const (
 	// yield is how long a master stays away after another has taken over, though its
 	// Leadership says otherwise: that cannot be true for longer.
 	yield = time.Second
-	// away is how long this process may stand still and lead on. After more another
-	// master may lead, which Leadership has had no time to notice.
-	away = time.Second
-	// comeBack is how long it has for that.
+	// away is how long this process may have stood still and answer at once. After
+	// more, another master may lead, and Leadership has noticed it comeBack later.
+	away     = time.Second
 	comeBack = 250 * time.Millisecond
 	// maxClaims bounds the reigns that a restored registry is made to skip at once.
 	maxClaims = 1000
 )
-
-var errAway = errors.New("this process stood still")
 
 // reign is one time of leading.
 type reign struct {
@@ -45,8 +42,8 @@ type reign struct {
 	end   context.CancelCauseFunc
 
 	mourners *serial.Queue
-	watched  atomic.Pointer[time.Time] // when watch looked last
-	settling atomic.Bool               // a sweep has writes under way
+	pulse    pulse
+	settling atomic.Bool // a sweep has writes under way
 
 	doubted bool // protected by Server.mu: the table may lack what the registry has
 }
@@ -60,13 +57,9 @@ func (s *Server) run(life context.Context) {
 			wait(life, changes, yield)
 			continue
 		}
-		switch err := s.lead(life, term); {
-		case errors.Is(err, cluster.ErrStale):
+		if err := s.lead(life, term); errors.Is(err, cluster.ErrStale) {
 			s.options.Log.Warn().Msg("another master has taken over")
 			wait(life, nil, yield)
-		case errors.Is(err, errAway):
-			s.options.Log.Warn().Msg("this process stood still; it leads again if nobody else does")
-			wait(life, nil, comeBack)
 		}
 	}
 }
@@ -77,8 +70,7 @@ func (s *Server) lead(life context.Context, term uint64) error {
 	defer end(nil)
 	r := &reign{term: term, life: ctx, end: end, mourners: serial.New()}
 
-	now := time.Now()
-	r.watched.Store(&now)
+	r.pulse.feel(time.Now())
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer end(nil) // before the wait
@@ -113,31 +105,46 @@ func (s *Server) lead(life context.Context, term uint64) error {
 	}
 }
 
-// watch ends the reign when Leadership does, or when this process stood still.
+// watch ends the reign when Leadership does.
 func (s *Server) watch(r *reign) {
 	for {
 		changes := s.options.Leadership.Changes()
-		leads := s.leads(r)
-		if r.stoodStill() {
-			r.end(errAway)
-			return
-		}
-		if !leads {
+		if !s.leads(r.life, r) {
 			r.end(nil)
 			return
 		}
-		now := time.Now()
-		r.watched.Store(&now)
 		wait(r.life, changes, tick)
 	}
 }
 
-func (r *reign) stoodStill() bool { return time.Since(*r.watched.Load()) > away }
-
-// leads asks Leadership whether the reign goes on.
-func (s *Server) leads(r *reign) bool {
+// leads asks Leadership whether the reign goes on, after a moment's thought if this
+// process stood still.
+func (s *Server) leads(ctx context.Context, r *reign) bool {
+	if doubt := r.pulse.feel(time.Now()); doubt > 0 {
+		s.options.Log.Warn().Msg("this process stood still; it answers again if it still leads then")
+		wait(ctx, nil, doubt)
+	}
 	term, ok := s.options.Leadership.Leading()
-	return ok && term == r.term && r.life.Err() == nil && !r.stoodStill()
+	return ok && term == r.term && r.life.Err() == nil
+}
+
+// pulse tells whether this process stood still. Whoever works for the reign feels
+// it, a few times a second at least.
+type pulse struct {
+	mu    sync.Mutex // protects what follows
+	felt  time.Time
+	doubt time.Time // until when nothing is to be believed
+}
+
+// feel says how long it takes yet until what Leadership says can be believed.
+func (p *pulse) feel(now time.Time) time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.felt.IsZero() && now.Sub(p.felt) > away {
+		p.doubt = now.Add(comeBack)
+	}
+	p.felt = now
+	return p.doubt.Sub(now)
 }
 
 // takeOver makes the registry obey, loads the table and begins to serve.

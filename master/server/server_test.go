@@ -248,15 +248,27 @@ func TestLeaderThatStoodStill(t *testing.T) {
 	inWorld(t, 2, func(t *testing.T, w *world) {
 		a := w.join("a")
 		pass(1500 * time.Millisecond)
+		find := &masterpb.FindRequest{Name: &masterpb.Name{Name: "x"}}
+		m0 := w.direct("m0")
+
 		w.election.stop("m0")
 		pass(2 * time.Second)
-		w.election.cont("m0") // and believes that it leads, which might be false
-		_, err := w.direct("m0").Find(t.Context(), &masterpb.FindRequest{Name: &masterpb.Name{Name: "x"}})
-		require.ErrorContains(t, err, "does not lead")
+		w.election.cont("m0")
+		_, err := m0.Find(t.Context(), find)
+		require.NoError(t, err, "nobody else leads")
+		pass(5 * time.Second)
+		require.Empty(t, a.told())
+		require.Empty(t, w.mourned())
+
+		w.election.stop("m0")
+		pass(2 * time.Second)
+		w.election.freeze("m0")
+		w.election.set("m1")
 		pass(time.Second)
-		masters, err := a.Masters(t.Context())
-		require.NoError(t, err)
-		require.Equal(t, client.Masters{Addresses: w.names, Leader: "m0", Epoch: 2}, masters, "nobody else led, so it does again")
+		w.election.cont("m0")
+		time.AfterFunc(100*time.Millisecond, func() { w.election.thaw("m0") })
+		_, err = m0.Find(t.Context(), find)
+		require.ErrorContains(t, err, "does not lead; m1 does", "it believed that it led, and waited for certainty")
 		pass(10 * time.Second)
 		require.Empty(t, a.told())
 		require.Empty(t, w.mourned())

@@ -22,8 +22,8 @@ import (
 
 // decide works an answer out if this master leads, and gives it if it still does.
 // epoch is the newest that the asking node has seen, 0 if it did not say.
-func decide[A any](s *Server, epoch uint64, work func(*reign) (*A, error)) (*A, error) {
-	r, err := s.begin(epoch)
+func decide[A any](ctx context.Context, s *Server, epoch uint64, work func(*reign) (*A, error)) (*A, error) {
+	r, err := s.begin(ctx, epoch)
 	if err != nil {
 		return nil, codec.Status(err)
 	}
@@ -31,7 +31,7 @@ func decide[A any](s *Server, epoch uint64, work func(*reign) (*A, error)) (*A, 
 	if errors.Is(err, cluster.ErrStale) {
 		r.end(err)
 	}
-	if !s.leads(r) {
+	if !s.leads(ctx, r) {
 		return nil, codec.Status(s.redirect())
 	}
 	if err != nil {
@@ -43,11 +43,11 @@ func decide[A any](s *Server, epoch uint64, work func(*reign) (*A, error)) (*A, 
 	return answer, nil
 }
 
-func (s *Server) begin(epoch uint64) (*reign, error) {
+func (s *Server) begin(ctx context.Context, epoch uint64) (*reign, error) {
 	s.mu.Lock()
 	r := s.reign
 	s.mu.Unlock()
-	if r == nil || !s.leads(r) {
+	if r == nil || !s.leads(ctx, r) {
 		return nil, s.redirect()
 	}
 	if epoch > r.epoch {
@@ -69,7 +69,7 @@ func (s *Server) redirect() error {
 
 // Register implements masterpb.MasterServer.
 func (s *Server) Register(ctx context.Context, q *masterpb.RegisterRequest) (*masterpb.RegisterResponse, error) {
-	return decide(s, q.GetEpoch(), func(r *reign) (*masterpb.RegisterResponse, error) {
+	return decide(ctx, s, q.GetEpoch(), func(r *reign) (*masterpb.RegisterResponse, error) {
 		machine, err := codec.MachineOf(q.GetMachine())
 		if err != nil {
 			return nil, err
@@ -129,8 +129,8 @@ func machineOf(r cluster.NodeRecord) master.Machine {
 // Report implements masterpb.MasterServer.
 //
 // hot: once a second for every node.
-func (s *Server) Report(_ context.Context, q *masterpb.ReportRequest) (*masterpb.ReportResponse, error) {
-	return decide(s, q.GetEpoch(), func(r *reign) (*masterpb.ReportResponse, error) {
+func (s *Server) Report(ctx context.Context, q *masterpb.ReportRequest) (*masterpb.ReportResponse, error) {
+	return decide(ctx, s, q.GetEpoch(), func(r *reign) (*masterpb.ReportResponse, error) {
 		load, err := codec.LoadOf(q.GetLoad())
 		if err != nil {
 			return nil, err
@@ -178,7 +178,7 @@ func incarnations(list []table.Incarnation) []*masterpb.Incarnation {
 // Leave implements masterpb.MasterServer. Leaving again, or after having been
 // declared dead, is no error.
 func (s *Server) Leave(ctx context.Context, q *masterpb.LeaveRequest) (*masterpb.LeaveResponse, error) {
-	return decide(s, 0, func(r *reign) (*masterpb.LeaveResponse, error) {
+	return decide(ctx, s, 0, func(r *reign) (*masterpb.LeaveResponse, error) {
 		node, incarnation := yr.Node(q.GetNode()), q.GetIncarnation()
 		_, err := s.write(ctx, r, func(ctx context.Context) (cluster.NodeRecord, error) {
 			return s.options.Nodes.Leave(ctx, node, incarnation)
@@ -194,8 +194,8 @@ func (s *Server) Leave(ctx context.Context, q *masterpb.LeaveRequest) (*masterpb
 }
 
 // Schedule implements masterpb.MasterServer.
-func (s *Server) Schedule(_ context.Context, q *masterpb.ScheduleRequest) (*masterpb.ScheduleResponse, error) {
-	return decide(s, 0, func(*reign) (*masterpb.ScheduleResponse, error) {
+func (s *Server) Schedule(ctx context.Context, q *masterpb.ScheduleRequest) (*masterpb.ScheduleResponse, error) {
+	return decide(ctx, s, 0, func(*reign) (*masterpb.ScheduleResponse, error) {
 		local, request, err := codec.ScheduleRequest(q)
 		if err != nil {
 			return nil, err
@@ -212,8 +212,8 @@ func (s *Server) place(local yr.Node, request scheduler.Request) (scheduler.Plan
 }
 
 // Locate implements masterpb.MasterServer.
-func (s *Server) Locate(_ context.Context, q *masterpb.LocateRequest) (*masterpb.LocateResponse, error) {
-	return decide(s, 0, func(*reign) (*masterpb.LocateResponse, error) {
+func (s *Server) Locate(ctx context.Context, q *masterpb.LocateRequest) (*masterpb.LocateResponse, error) {
+	return decide(ctx, s, 0, func(*reign) (*masterpb.LocateResponse, error) {
 		var tag yr.Tag
 		if q.GetNode() == "" {
 			var err error
@@ -229,8 +229,8 @@ func (s *Server) Locate(_ context.Context, q *masterpb.LocateRequest) (*masterpb
 }
 
 // Nodes implements masterpb.MasterServer.
-func (s *Server) Nodes(_ context.Context, q *masterpb.NodesRequest) (*masterpb.NodesResponse, error) {
-	return decide(s, 0, func(*reign) (*masterpb.NodesResponse, error) {
+func (s *Server) Nodes(ctx context.Context, q *masterpb.NodesRequest) (*masterpb.NodesResponse, error) {
+	return decide(ctx, s, 0, func(*reign) (*masterpb.NodesResponse, error) {
 		s.mu.Lock()
 		page, more := s.table.List(time.Now(), yr.Node(q.GetAfter()), int(q.GetLimit()))
 		s.mu.Unlock()
@@ -247,7 +247,7 @@ func (s *Server) Nodes(_ context.Context, q *masterpb.NodesRequest) (*masterpb.N
 
 // Cordon implements masterpb.MasterServer.
 func (s *Server) Cordon(ctx context.Context, q *masterpb.CordonRequest) (*masterpb.CordonResponse, error) {
-	return decide(s, 0, func(r *reign) (*masterpb.CordonResponse, error) {
+	return decide(ctx, s, 0, func(r *reign) (*masterpb.CordonResponse, error) {
 		return &masterpb.CordonResponse{}, s.restrain(ctx, r, yr.Node(q.GetNode()), func(now cluster.Restraint) cluster.Restraint {
 			if !q.GetCordoned() {
 				return cluster.Restraint{}
@@ -261,7 +261,7 @@ func (s *Server) Cordon(ctx context.Context, q *masterpb.CordonRequest) (*master
 // Drain implements masterpb.MasterServer. It is asked again and again by whoever
 // waits; only the first time, or for another end, is the registry written.
 func (s *Server) Drain(ctx context.Context, q *masterpb.DrainRequest) (*masterpb.DrainResponse, error) {
-	return decide(s, 0, func(r *reign) (*masterpb.DrainResponse, error) {
+	return decide(ctx, s, 0, func(r *reign) (*masterpb.DrainResponse, error) {
 		node, left := yr.Node(q.GetNode()), time.Duration(q.GetLeftMs())*time.Millisecond
 		if !q.GetStop() && (left <= 0 || q.GetLeftMs() > master.MaxDrain.Milliseconds()) {
 			return nil, yr.E("drain", yr.ParamInvalid, "a node is given up to %v to become empty, not %d ms", master.MaxDrain, q.GetLeftMs())
@@ -313,13 +313,13 @@ func (s *Server) restrain(ctx context.Context, r *reign, node yr.Node, change fu
 }
 
 // Masters implements masterpb.MasterServer.
-func (s *Server) Masters(context.Context, *masterpb.MastersRequest) (*masterpb.MastersResponse, error) {
+func (s *Server) Masters(ctx context.Context, _ *masterpb.MastersRequest) (*masterpb.MastersResponse, error) {
 	answer := &masterpb.MastersResponse{Addresses: s.options.Masters()}
 	answer.Leader, _ = s.options.Leadership.Leader()
 	s.mu.Lock()
 	r := s.reign
 	s.mu.Unlock()
-	if r != nil && s.leads(r) {
+	if r != nil && s.leads(ctx, r) {
 		answer.Leader, answer.Leading, answer.Epoch = s.options.Address, true, r.epoch
 	}
 	return answer, nil
