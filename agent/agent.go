@@ -59,6 +59,7 @@ type Options struct {
 	Resources yr.Resources
 	Labels    map[string][]string
 	Devices   map[string][]int
+	Disk      *store.Disk      // opened; for objects that memory has no room for; nil: they stay
 	Restarted bool             // a daemon of this node crashed and this one takes over
 	Launcher  *launch.Launcher // opened; its OnStarted and OnExit call WorkerStarted and WorkerExited
 	Log       zerolog.Logger
@@ -107,7 +108,7 @@ func New(opt Options) *Agent {
 		Keeper:  kept,
 		Cluster: cluster, Tag: tag, Node: opt.Node, NodeIP: opt.NodeIP, Version: opt.Version, LogDir: opt.LogDir,
 		Resources: opt.Resources, Labels: opt.Labels, Devices: opt.Devices,
-		Store: opt.Store, Launcher: opt.Launcher, Registry: opt.Registry, Sign: a.sign,
+		Store: opt.Store, Disk: opt.Disk, Launcher: opt.Launcher, Registry: opt.Registry, Sign: a.sign,
 		Remember: func(node yr.Node) { a.sessions.remember(node) },
 		Log:      opt.Log, Grace: opt.Grace,
 	})

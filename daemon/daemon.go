@@ -146,13 +146,17 @@ func (d *Daemon) Open(ctx context.Context) error {
 	if err := d.adopt(objects); err != nil {
 		return err
 	}
+	disk, err := d.openSpill(ctx, logs)
+	if err != nil {
+		return err
+	}
 	d.step("store")
 
 	// The agent: sessions, calls, workers.
 	d.agent = agent.New(agent.Options{
 		Node: s.NodeID, NodeIP: s.LocalIP, Address: address(s.HostIP, s.Ports.Bus), Version: p.Version, Token: s.Token, Master: p.Master,
 		LogDir: p.Dir.Logs(), RunDir: p.Dir.Run(), Listener: sockets.sessions,
-		Store: objects, Registry: d.client.Names(), Launcher: launcher,
+		Store: objects, Disk: disk, Registry: d.client.Names(), Launcher: launcher,
 		Client: d.client, Peers: d.peers, Records: d.records,
 		Resources: s.Resources, Labels: s.Labels, Devices: cards,
 		Grace: s.Grace, Restarted: d.child.Restarts() > 0,

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"yr/pkg/cluster"
 	"yr/pkg/session"
 	"yr/pkg/supervise"
 	"yr/pkg/yr"
@@ -52,15 +53,16 @@ func Main(planPath string) int {
 	d := New(Options{Plan: plan, Child: child})
 	ended := d.ended(ctx)
 	if err := d.Open(ended); err != nil {
+		if child.Restarts() > 0 && ended.Err() == nil && !starter.waiting() {
+			logf("cannot start again: %v", err)
+			return 1 // it ran before, so it may run again: what it left stays for the next try
+		}
 		_ = d.shut() // why it could not start matters more
 		if errors.Is(err, context.Canceled) && ended.Err() != nil {
 			return 0
 		}
 		logf("cannot start: %v", err)
 		starter.failed(err)
-		if child.Restarts() > 0 {
-			return 1 // it ran before, so it may run again
-		}
 		return supervise.ExitGiveUp
 	}
 	logf("ready after %v, session %s, restarts %d", time.Since(d.born).Round(time.Millisecond), plan.Dir.Path, child.Restarts())
@@ -72,7 +74,10 @@ func Main(planPath string) int {
 		logf("stopping: %v", context.Cause(ended))
 	case <-d.Failed():
 		logf("a part of the daemon failed: %v", d.Err())
-		status = 1
+		if !errors.Is(d.Err(), cluster.ErrRemoved) {
+			return 1 // as after a crash: the parent tries again, and processes and memory are there when it succeeds
+		}
+		status = supervise.ExitGiveUp
 	}
 	if err := d.shut(); err != nil {
 		logf("while stopping: %v", err)

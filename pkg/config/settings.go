@@ -25,6 +25,7 @@ type Settings struct {
 	Resources     yr.Resources        // CPU, Memory and custom resources
 	Labels        map[string][]string // INIT_LABELS, NODE_ID and HOST_IP
 	StoreCapacity uint64              // bytes of shared memory for objects; 0: the store's choice
+	Spill         Spill               // objects on disk
 	WorkerEnv     map[string]string   // for every worker, besides what the daemon has
 	Ports         Ports
 	Fsync         bool   // etcd waits for the disk
@@ -127,6 +128,7 @@ func (c *Config) Settings() (Settings, error) {
 	}
 	s.WorkerEnv = r.workerEnv()
 	s.Missing = r.missing()
+	s.Spill = r.spill()
 	s.TLS = r.tls(r.truth("values", "fs", "tls", "enable"), "values", "fs", "tls")
 	s.EtcdTLS = r.tls(strings.EqualFold(r.text("values", "etcd", "auth_type"), "TLS"), "values", "etcd", "auth")
 	s.Labels = r.labels()

@@ -116,17 +116,41 @@ def ask(server: Address, tls: bool = False) -> Endpoint:
 
 
 def _get(server: Address) -> Any:
+    status, reason, body = _request(server, tls=False)
+    if status == 400 and b"HTTPS" in body:  # what a TLS server says to plain HTTP
+        status, reason, body = _request(server, tls=True)
+    if status != 200:
+        raise connection_error(f"the daemon at {server} answers {status} {reason}")
+    try:
+        return json.loads(body)
+    except ValueError:
+        raise connection_error(f"what answers at {server} is no yr daemon; check the address") from None
+
+
+def _request(server: Address, tls: bool) -> tuple[int, str, bytes]:
+    """Ask without proving anything: the answer is public, and names a Unix socket of this machine.
+
+    A certificate would be of no use. Whoever can answer at an address of this machine runs on it, and
+    the socket's own permissions, and the boot id, say whether it is a daemon that this user may use.
+    """
     import http.client
 
     peer, path = (server.host, server.port), _ENDPOINT_PATH
     proxy = _proxy()
-    if proxy:
+    if proxy and not tls:
         peer, path = proxy, f"http://{server}{_ENDPOINT_PATH}"
-    connection = http.client.HTTPConnection(*peer, timeout=_TIMEOUT)
+    if tls:
+        import ssl
+
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        connection: Any = http.client.HTTPSConnection(*peer, timeout=_TIMEOUT, context=context)
+    else:
+        connection = http.client.HTTPConnection(*peer, timeout=_TIMEOUT)
     try:
         connection.request("GET", path, headers={"Host": str(server)})
         response = connection.getresponse()
-        body = response.read(_MAX_ANSWER)
+        return response.status, response.reason, response.read(_MAX_ANSWER)
     except OSError as e:
         reason = e.strerror or str(e) or type(e).__name__
         raise connection_error(
@@ -137,12 +161,6 @@ def _get(server: Address) -> Any:
         raise connection_error(f"what answers at {server} is no yr daemon ({type(e).__name__})") from e
     finally:
         connection.close()
-    if response.status != http.client.OK:
-        raise connection_error(f"the daemon at {server} answers {response.status} {response.reason}")
-    try:
-        return json.loads(body)
-    except ValueError:
-        raise connection_error(f"what answers at {server} is no yr daemon; check the address") from None
 
 
 def _proxy() -> tuple[str, int] | None:
