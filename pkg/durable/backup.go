@@ -58,8 +58,8 @@ func (g *Group) checkpointForBackup(dir string) error {
 		return err
 	}
 	defer done()
-	if err := g.fsm.m.db.Flush(); err != nil {
-		return diskError("back up", err)
+	if err := g.fsm.flush(); err != nil {
+		return err
 	}
 	if err := g.fsm.m.db.Checkpoint(dir); err != nil {
 		return diskError("back up", err)

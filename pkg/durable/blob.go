@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -11,6 +12,8 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+
+	"yr/pkg/yr"
 )
 
 // blobs are the values over MaxInline of one voter: files named by their SHA-256.
@@ -240,6 +243,16 @@ func (p *pinner) settled() uint64 {
 	return oldest
 }
 
+// notStored is the error when a majority could not keep a large value. If this
+// voter's disk was the last to say no, its code is the public one.
+func notStored(last error) error {
+	code := ErrUnavailable.Code
+	if c := yr.CodeOf(last); c == yr.DiskFull || c == yr.DiskFailed {
+		code = c
+	}
+	return &yr.Error{Op: "records", Code: code, Msg: "a large value could not be stored on a majority", Err: errors.Join(ErrUnavailable, last)}
+}
+
 // majority calls put for every place and returns when most of them have succeeded,
 // or can no longer. The calls that are still running go on; wg counts them.
 func majority(ctx context.Context, wg *crew, places int, put func(place int) error) error {
@@ -263,7 +276,7 @@ func majority(ctx context.Context, wg *crew, places int, put func(place int) err
 				return nil
 			}
 			if left < need {
-				return detail(ErrUnavailable, "a large value could not be stored on a majority: %v", err)
+				return notStored(err)
 			}
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -137,16 +138,17 @@ func (w *wire) close() {
 // voter is one voter of a test cluster, which can be killed and opened again.
 type voter struct {
 	*Group
-	of      *testCluster
-	name    string
-	address string // of its listener: the same for ever
-	options Options
-	clock   *skewedClock
-	disk    *lossyDisk
-	server  *grpc.Server
-	serving sync.WaitGroup
-	faulty  atomic.Bool // every sync fails
-	up      bool
+	of         *testCluster
+	name       string
+	address    string // of its listener: the same for ever
+	options    Options
+	clock      *skewedClock
+	disk       *lossyDisk
+	server     *grpc.Server
+	serving    sync.WaitGroup
+	faulty     atomic.Bool // every sync of a file with faultyPart in its path fails
+	faultyPart string
+	up         bool
 }
 
 // testCluster is a group of voters in one process, with gRPC in front of each.
@@ -184,7 +186,7 @@ func openCluster(t testing.TB, n int, change func(*testCluster)) *testCluster {
 // add opens one more node, which is no voter unless it bootstraps.
 func (c *testCluster) add(name string, bootstrap bool) *voter {
 	c.t.Helper()
-	v := &voter{of: c, name: name, clock: &skewedClock{}}
+	v := &voter{of: c, name: name, clock: &skewedClock{}, faultyPart: "wal"}
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(c.t, err)
 	v.address = ln.Addr().String()
@@ -192,7 +194,7 @@ func (c *testCluster) add(name string, bootstrap bool) *voter {
 		Dir: c.t.TempDir(), Node: yr.Node(name), Address: v.address, Bootstrap: bootstrap, Heartbeat: c.beat, Clock: v.clock, trailing: c.keep, segment: c.seg,
 		Dial: func(ctx context.Context, address string) (net.Conn, error) { return c.dial(ctx, name, address, 'r') },
 		Fault: func(op, path string) error {
-			if op == "sync" && v.faulty.Load() {
+			if op == "sync" && v.faulty.Load() && strings.Contains(path, v.faultyPart) {
 				return errors.New("injected: the disk does not sync")
 			}
 			return nil

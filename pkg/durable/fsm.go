@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/hashicorp/raft"
@@ -29,8 +30,9 @@ type fsm struct {
 	voters   func(raft.Configuration)
 
 	broken atomic.Pointer[error]
-	reads  sync.RWMutex // held for reading while the tables are read, for writing to replace or close them
-	closed bool         // protected by reads
+	down   chan struct{} // closed when broken is set
+	reads  sync.RWMutex  // held for reading while the tables are read, for writing to replace or close them
+	closed bool          // protected by reads
 
 	bytes   atomic.Int64 // of entries applied since the last snapshot
 	entries atomic.Int64
@@ -87,6 +89,7 @@ func (f *fsm) openDB() (*pebble.DB, error) {
 func (f *fsm) fail(op string, err error) error {
 	err = diskError(op, err)
 	if f.broken.CompareAndSwap(nil, &err) {
+		close(f.down)
 		f.failed(err)
 	}
 	return *f.broken.Load()
@@ -114,11 +117,25 @@ func (f *fsm) close() error {
 		return nil
 	}
 	f.closed = true
-	if f.broken.Load() != nil {
-		return nil // Pebble may wait for ever for a disk that does not answer
+	if f.broken.Load() == nil {
+		return f.m.db.Close()
 	}
-	return f.m.db.Close()
+	// Pebble may wait for ever for a disk that does not answer. It then keeps its lock,
+	// and only another process can open the tables again.
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = f.m.db.Close()
+	}()
+	select {
+	case <-ended:
+	case <-time.After(closeTimeout):
+	}
+	return nil
 }
+
+// closeTimeout bounds the wait for tables that broke.
+const closeTimeout = time.Second
 
 // StoreConfiguration implements raft.ConfigurationStore.
 func (f *fsm) StoreConfiguration(_ uint64, c raft.Configuration) { f.voters(c) }
@@ -168,8 +185,8 @@ func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
 	if err := os.RemoveAll(dir); err != nil {
 		return nil, err
 	}
-	if err := f.m.db.Flush(); err != nil {
-		return nil, f.fail("write the tables", err)
+	if err := f.flush(); err != nil {
+		return nil, err
 	}
 	if err := f.m.db.Checkpoint(dir); err != nil {
 		return nil, diskError("write a snapshot", err)
@@ -177,6 +194,20 @@ func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
 	f.bytes.Store(0)
 	f.entries.Store(0)
 	return &checkpoint{dir: dir, state: headerOf(f.group, f.m.meta)}, nil
+}
+
+// flush makes the tables durable. Pebble tries for ever if it fails; then the voter stops.
+func (f *fsm) flush() error {
+	flushed, err := f.m.db.AsyncFlush()
+	if err != nil {
+		return f.fail("write the tables", err)
+	}
+	select {
+	case <-flushed:
+		return nil
+	case <-f.down:
+		return *f.broken.Load()
+	}
 }
 
 // checkpoint is a snapshot that Raft has not stored yet. There is one at a time.

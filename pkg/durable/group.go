@@ -167,7 +167,7 @@ func (g *Group) openDisk() error {
 		return err
 	}
 	g.fsm = &fsm{
-		dir: o.Dir, group: o.Group, fault: o.Fault, blobs: g.blobs, full: make(chan struct{}, 1),
+		dir: o.Dir, group: o.Group, fault: o.Fault, blobs: g.blobs, full: make(chan struct{}, 1), down: make(chan struct{}),
 		failed: g.fail, restored: g.stateReplaced, voters: g.votersChanged,
 	}
 	if err := g.fsm.open(g.snapshots); err != nil {

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -370,6 +372,57 @@ func TestFailedSyncStopsTheVoter(t *testing.T) {
 	leader.faulty.Store(false)
 	require.NoError(t, leader.open(nil), "after a repair it comes back")
 	c.eventually("with everything", func() bool { return leader.fsm.m.revision.Load() == acknowledged })
+}
+
+func TestTablesThatCannotBeWritten(t *testing.T) {
+	c := openCluster(t, 3, nil)
+	client := c.client("client")
+	ctx := t.Context()
+	_, err := Put(ctx, client, "a", []byte("1"))
+	require.NoError(t, err)
+	leader := c.leader()
+	leader.faultyPart = "tables"
+	leader.faulty.Store(true)
+	require.Error(t, leader.takeSnapshot())
+	<-leader.Failed()
+	require.ErrorIs(t, leader.Err(), ErrFailed)
+	_, err = Put(ctx, client, "b", []byte("1"))
+	require.NoError(t, err, "the others go on")
+	start := time.Now()
+	leader.kill()
+	require.Less(t, time.Since(start), 5*time.Second, "it can be closed all the same")
+}
+
+func TestFullDisk(t *testing.T) {
+	full := atomic.Bool{}
+	dir := t.TempDir()
+	o := Options{Dir: dir, Fault: func(op, _ string) error {
+		if full.Load() && (op == "write" || op == "create") {
+			return syscall.ENOSPC
+		}
+		return nil
+	}}
+	g := openLone(t, o)
+	_, err := Put(t.Context(), g, "a", []byte("1"))
+	require.NoError(t, err)
+	full.Store(true)
+	_, err = g.Apply(t.Context(), Txn{Do: []Write{{Key: "large", Value: make([]byte, MaxInline+1)}}})
+	require.Equal(t, yr.DiskFull, yr.CodeOf(err), "a large value that does not fit is refused: %v", err)
+	require.NotErrorIs(t, err, ErrUnknown)
+	_, err = Put(t.Context(), g, "a", []byte("2"))
+	require.ErrorIs(t, err, ErrUnknown, "the log may hold it or not")
+	<-g.Failed()
+	require.Equal(t, yr.DiskFull, yr.CodeOf(g.Err()))
+	_, err = Put(t.Context(), g, "a", []byte("3"))
+	require.ErrorIs(t, err, ErrFailed)
+	require.NoError(t, g.Close(context.Background()))
+
+	full.Store(false)
+	g = openLone(t, o)
+	r, _, err := g.Get(t.Context(), "a")
+	require.NoError(t, err)
+	require.Contains(t, []string{"1", "2"}, string(r.Value))
+	require.NoError(t, g.Check(t.Context()))
 }
 
 func TestLoneVoterReopens(t *testing.T) {

@@ -221,5 +221,13 @@ func (g *Group) takeSnapshot() error {
 	if err := g.raft.ReloadConfig(config); err != nil {
 		return err
 	}
-	return g.raft.Snapshot().Error()
+	taken := make(chan error, 1)
+	f := g.raft.Snapshot()
+	go func() { taken <- f.Error() }()
+	select {
+	case err := <-taken:
+		return err
+	case <-g.failed: // Raft may answer no more
+		return g.Err()
+	}
 }

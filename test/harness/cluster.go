@@ -58,6 +58,10 @@ func Start(t testing.TB, args ...string) *Cluster {
 // For returns the same cluster, reporting to a subtest.
 func (c *Cluster) For(t testing.TB) *Cluster {
 	tellHowToRerun(t)
+	return c.reporting(t)
+}
+
+func (c *Cluster) reporting(t testing.TB) *Cluster {
 	of := *c
 	of.t = t
 	return &of

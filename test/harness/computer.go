@@ -3,11 +3,11 @@ package harness
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"yr/pkg/yr"
 	"yr/test/harness/lab"
@@ -76,18 +76,19 @@ func StartComputer(t testing.TB, masters, others int, args ...string) *Computer 
 	t.Helper()
 	c := NewComputer(t, masters+others)
 	c.StartMasters(masters, args...)
-	c.startAll(c.Nodes[masters:], append([]string{"--join", c.Nodes[0].Bus()}, args...)...)
+	c.startAll(c.Nodes[masters:], append([]string{"--join", c.Nodes[0].Scheduler()}, args...)...)
 	c.Whole()
 	return c
 }
 
 // For returns the same computer, reporting to a subtest.
 func (c *Computer) For(t testing.TB) *Computer {
+	tellHowToRerun(t)
 	of := *c
 	of.t, of.Nodes = t, nil
 	for _, n := range c.Nodes {
 		node := *n
-		node.Cluster, node.computer = n.Cluster.For(t), &of
+		node.Cluster, node.computer = n.reporting(t), &of
 		of.Nodes = append(of.Nodes, &node)
 	}
 	return &of
@@ -103,9 +104,9 @@ func (c *Computer) StartMasters(n int, args ...string) {
 	if n > 1 {
 		var addresses []string
 		for _, node := range c.Nodes[:n] {
-			addresses = append(addresses, fmt.Sprintf(`{ip="%s",port="32379",peer_port="32380"}`, node.Host.Address))
+			addresses = append(addresses, node.Host.Address)
 		}
-		all = append(all, "-s", "values.etcd.enable_multi_master=true", "-s", "values.etcd.address=["+strings.Join(addresses, ",")+"]")
+		all = append(all, "--masters", strings.Join(addresses, ","))
 	}
 	c.startAll(c.Nodes[:n], append(all, args...)...)
 }
@@ -125,17 +126,29 @@ func (c *Computer) startAll(nodes []*Node, args ...string) {
 // Join starts the node as a further one of the cluster that the first node is in.
 func (n *Node) Join(args ...string) {
 	n.t.Helper()
-	n.started(n.join(args...))
+	n.JoinVia(n.computer.Nodes[0], args...)
+}
+
+// JoinVia is Join by way of another master.
+func (n *Node) JoinVia(master *Node, args ...string) {
+	n.t.Helper()
+	n.started(n.join(master, args...))
+}
+
+// StartMaster starts the node as the only master of a cluster of its own.
+func (n *Node) StartMaster(args ...string) {
+	n.t.Helper()
+	n.started(n.begin(append([]string{"--master"}, args...)...))
 }
 
 // TryJoin is Join for a node that may be refused.
 func (n *Node) TryJoin(args ...string) Result {
 	n.t.Helper()
-	return n.join(args...).Wait()
+	return n.join(n.computer.Nodes[0], args...).Wait()
 }
 
-func (n *Node) join(args ...string) *Program {
-	return n.begin(append([]string{"--join", n.computer.Nodes[0].Bus()}, args...)...)
+func (n *Node) join(master *Node, args ...string) *Program {
+	return n.begin(append([]string{"--join", master.Scheduler()}, args...)...)
 }
 
 // Again starts nodes as they were started before, on what is left in their data directories.
@@ -189,8 +202,21 @@ func (n *Node) arguments(args ...string) []string {
 	return append(all, args...)
 }
 
+// Scheduler is where a node that joins finds a master.
+func (n *Node) Scheduler() string { return n.Host.Address + ":22770" }
+
 // Bus is where other nodes reach this one.
 func (n *Node) Bus() string { return n.Host.Address + ":22773" }
+
+// MustYr runs a yr command on the node, which must succeed, and returns what it printed.
+func (n *Node) MustYr(args ...string) string {
+	n.t.Helper()
+	r := n.Yr(args...)
+	if r.Code != 0 {
+		n.t.Fatal(r)
+	}
+	return r.Out
+}
 
 // Kill kills the daemon proper; its parent starts another one.
 func (n *Node) Kill() { _ = syscall.Kill(n.Child(), syscall.SIGKILL) }
@@ -225,15 +251,10 @@ func (c *Computer) WholeFor(nodes ...*Node) {
 
 // Ready is WholeFor for use where a test cannot be ended.
 func (c *Computer) Ready(nodes ...*Node) error {
-	for deadline := time.Now().Add(Patience); ; time.Sleep(20 * time.Millisecond) {
-		ok, state := whole(nodes)
-		if ok {
-			return nil
-		}
-		if time.Now().After(deadline) {
-			return fmt.Errorf("not whole within %v: %s", Patience, state)
-		}
+	if state, ok := within(Patience, func() (bool, string) { return whole(nodes) }); !ok {
+		return fmt.Errorf("not whole within %v: %s", Patience, state)
 	}
+	return nil
 }
 
 func whole(nodes []*Node) (bool, string) {
@@ -332,11 +353,17 @@ func (c *Computer) Settled() map[string]Footprint {
 	return held
 }
 
+// kept is what connections between nodes may add.
+var kept = Footprint{"fds": 8, "goroutines": 16}
+
 // MustReturnTo waits until no node holds more than it did before.
 func (c *Computer) MustReturnTo(before map[string]Footprint) {
 	c.t.Helper()
-	for name, held := range before {
-		c.Node(name).MustReturnTo(held)
+	for _, name := range slices.Sorted(maps.Keys(before)) {
+		n := c.Node(name)
+		if held, ok := n.returned(before[name], kept); !ok {
+			c.t.Errorf("node %s did not give back everything within %v: %s\n%s", name, Patience, held, n.Yr("list", "objects").Out)
+		}
 	}
 }
 
@@ -361,7 +388,10 @@ func names(nodes []*Node) (names []string) {
 // State waits until every other node sees that node in a state.
 func (c *Computer) State(of *Node, state string) {
 	c.t.Helper()
-	for _, n := range c.Others(of) {
+	for _, n := range c.Alive() {
+		if n == of {
+			continue
+		}
 		Eventually(c.t, of.Name+" "+state, func() (bool, string) {
 			views, err := n.Views()
 			for _, v := range views {

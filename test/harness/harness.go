@@ -111,16 +111,17 @@ func Python(t testing.TB) string {
 // if that takes longer than Patience.
 func Eventually(t testing.TB, what string, done func() (bool, string)) {
 	t.Helper()
-	deadline := time.Now().Add(Patience)
-	for {
-		ok, state := done()
-		if ok {
-			return
+	if state, ok := within(Patience, done); !ok {
+		t.Fatalf("%s: not within %v; now: %s", what, Patience, state)
+	}
+}
+
+// within waits until done says so; state is what it said last.
+func within(most time.Duration, done func() (ok bool, state string)) (state string, ok bool) {
+	for deadline := time.Now().Add(most); ; time.Sleep(5 * time.Millisecond) {
+		if ok, state = done(); ok || time.Now().After(deadline) {
+			return state, ok
 		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%s: not within %v; now: %s", what, Patience, state)
-		}
-		time.Sleep(5 * time.Millisecond)
 	}
 }
 

@@ -4,6 +4,7 @@
 #   call      a function with retries: its value, once, whatever dies
 #   instance  calls to an instance that comes back when it dies, ten at a time: in order, none twice, none missing
 #   create    a new instance up to its first answer: is there anybody who places things?
+#   name      the same, under a name, and found by it: does the leader answer?
 #   object    a value made here, read where things run, and read here again
 
 import json
@@ -12,6 +13,8 @@ import threading
 seconds, place, kinds = float(sys.argv[2]), sys.argv[3], sys.argv[4].split(",")
 patience = 30.0
 retries = 100
+workers = 2  # of each function: there must be room for instances too
+pause = 0.01  # between batches: two cores carry several computers at once
 here = {} if place == "-" else {place: 1}
 
 
@@ -95,7 +98,7 @@ def equal(want):
 
 
 def calls():
-    double.options(options(retry_times=retries))
+    double.options(options(retry_times=retries, max_instances=workers))
     number = 0
     while time.monotonic() < stop_at:
         began, batch = time.monotonic(), []
@@ -104,6 +107,7 @@ def calls():
             batch.append((number, double.invoke(number)))
         for n, ref in batch:
             ask("call", began, lambda ref=ref: yr.get(ref, timeout=patience), equal(2 * n))
+        time.sleep(pause)
 
 
 class Order:
@@ -147,8 +151,7 @@ def instances():
             if ask("instance", began, lambda ref=ref: yr.get(ref, timeout=patience), order.check(n)) is None:
                 order.unknown.add(n)
                 failed += 1
-        if failed:
-            time.sleep(0.05)  # it is being made again
+        time.sleep(5 * pause if failed else pause)
     ledger.terminate()
 
 
@@ -160,21 +163,43 @@ def creations():
         ref = instance.hello.invoke()
         ask("create", began, lambda ref=ref: yr.get(ref, timeout=patience), equal("hello"))
         instance.terminate()
+        time.sleep(pause)
+
+
+def names():
+    number = 0
+    while time.monotonic() < stop_at:
+        began, number = time.monotonic(), number + 1
+        name = f"load-{os.getpid()}-{number}"
+
+        def found():
+            Hello.options(options(name=name)).invoke()
+            return yr.get(yr.get_instance(name, timeout=patience).hello.invoke(), timeout=patience)
+
+        ask("name", began, found, equal("hello"))
+        with contextlib.suppress(yr.YRError):
+            yr.get_instance(name, timeout=patience).terminate()
+        time.sleep(pause)
 
 
 def objects():
-    size.options(options(retry_times=retries))
+    size.options(options(retry_times=retries, max_instances=workers))
     number = 0
     while time.monotonic() < stop_at:
         began, number = time.monotonic(), number + 1
         data = number.to_bytes(16, "little") + bytes(300_000)
-        ref = yr.put(data)
+        try:
+            ref = yr.put(data)
+        except yr.YRError as e:
+            notes.add("object", began, "failed", text(e))
+            continue
         result = size.invoke(ref)
         ask("object", began, lambda ref=result: yr.get(ref, timeout=patience), equal((len(data), data[:16])))
         ask("object", began, lambda ref=ref: yr.get(ref, timeout=patience), equal(data))
+        time.sleep(pause)
 
 
-work = {"call": calls, "instance": instances, "create": creations, "object": objects}
+work = {"call": calls, "instance": instances, "create": creations, "name": names, "object": objects}
 
 
 def kept(kind):

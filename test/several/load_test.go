@@ -48,6 +48,15 @@ func (l *load) tally(faults []fault.Event) *tally.Tally {
 	require.NoError(l.t, err)
 	counted := tally.Count(operations, faults)
 	l.t.Log(counted)
+	if len(operations) > 0 {
+		began := operations[0].Began
+		for _, f := range faults {
+			l.t.Logf("%6.1f to %.1f s: %s", f.Began.Seconds()-began, f.Ended.Seconds()-began, f.Name)
+		}
+		for _, o := range tally.Slowest(operations) {
+			l.t.Logf("%6.1f to %.1f s: slowest %s, %s %s", o.Began-began, o.Ended-began, o.Kind, o.Outcome, o.Why)
+		}
+	}
 	if failures := counted.Failures(); failures != "" {
 		l.t.Log("typed errors: ", failures)
 	}

@@ -117,7 +117,7 @@ def ask(server: Address, tls: bool = False) -> Endpoint:
 
 def _get(server: Address) -> Any:
     status, reason, body = _request(server, tls=False)
-    if status == 400 and b"HTTPS" in body:  # what a TLS server says to plain HTTP
+    if status == 400 and b"TLS" in body:  # a daemon with values.fs.tls says so to plain HTTP
         status, reason, body = _request(server, tls=True)
     if status != 200:
         raise connection_error(f"the daemon at {server} answers {status} {reason}")

@@ -104,6 +104,20 @@ func Count(operations []Operation, faults []fault.Event) *Tally {
 	return t
 }
 
+// Slowest returns the operation of each kind that took longest.
+func Slowest(operations []Operation) (all []Operation) {
+	slowest := map[string]Operation{}
+	for _, o := range operations {
+		if s, ok := slowest[o.Kind]; !ok || o.Ended-o.Began > s.Ended-s.Began {
+			slowest[o.Kind] = o
+		}
+	}
+	for _, kind := range slices.Sorted(maps.Keys(slowest)) {
+		all = append(all, slowest[kind])
+	}
+	return all
+}
+
 func (t *Tally) recoveries(operations []Operation, faults []fault.Event) {
 	for _, f := range faults {
 		for _, kind := range slices.Sorted(maps.Keys(t.ByKind)) {
