@@ -303,6 +303,9 @@ func (g *Group) close() error {
 	if g.lock != nil {
 		errs = append(errs, g.lock.Close())
 	}
+	if g.Err() != nil {
+		return nil // what a broken disk says further is no news
+	}
 	return errors.Join(errs...)
 }
 
