@@ -101,7 +101,8 @@ STEPS = [
     go_test("go", *UNIT, seconds=600),
     go_test("race", "-race", "-short", *RACE, seconds=600),
     pytest("python", "sdk/python/tests", seconds=300),
-    go_test("system", "-count=1", "./test/...", seconds=600),
+    go_test("system", "-count=1", "./test", "./test/harness/...", seconds=600),
+    go_test("nodes", "-count=1", "-parallel=3", "./test/several", seconds=400),
     pytest("examples", "examples/python", seconds=300),
 ]
 
