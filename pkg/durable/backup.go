@@ -15,6 +15,9 @@ import (
 // voter can do it; only the leader's includes everything that was acknowledged
 // before the call.
 func (g *Group) Backup(ctx context.Context, w io.Writer) error {
+	g.upkeep.Lock()
+	defer g.upkeep.Unlock()
+	defer g.blobs.freeze()()
 	dir := filepath.Join(g.options.Dir, "backup")
 	if err := os.RemoveAll(dir); err != nil {
 		return diskError("back up", err)
@@ -33,7 +36,7 @@ func (g *Group) Backup(ctx context.Context, w io.Writer) error {
 	}
 	for _, of := range values {
 		if !g.blobs.has(of) {
-			if _, err := g.large(ctx, of, 0); err != nil {
+			if _, err := g.large(ctx, of); err != nil {
 				return err
 			}
 		}
@@ -111,6 +114,8 @@ func (g *Group) Restore(ctx context.Context, r io.Reader) error {
 	if l == nil {
 		return g.notLeader()
 	}
+	g.upkeep.Lock()
+	defer g.upkeep.Unlock()
 	dir := filepath.Join(g.options.Dir, "restore")
 	if err := os.RemoveAll(dir); err != nil {
 		return diskError("restore", err)

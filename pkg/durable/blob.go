@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -27,8 +28,9 @@ type blobs struct {
 	dir   string
 	fault Fault
 
-	mu   sync.Mutex // protects pins, and orders a removal against a new pin
-	pins map[sum]pin
+	mu     sync.Mutex // protects what follows, and orders a removal against a new pin
+	pins   map[sum]pin
+	frozen int // while positive nothing is removed
 }
 
 // pin holds a blob for the id-th proposal with blobs of a leader's term.
@@ -112,7 +114,7 @@ func (b *blobs) discard(of sum) error { return os.Remove(b.path(of)) }
 func (b *blobs) settle(term, pins uint64, named map[sum]bool, held func(sum) (bool, error)) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for of, p := range b.pins {
+	for of, p := range maps.Clone(b.pins) {
 		if p.term > term || p.term == term && p.id >= pins {
 			continue
 		}
@@ -136,8 +138,24 @@ func (b *blobs) settle(term, pins uint64, named map[sum]bool, held func(sum) (bo
 	return nil
 }
 
+// freeze keeps everything until the function it returns is called.
+func (b *blobs) freeze() (thaw func()) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.frozen++
+	return func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.frozen--
+	}
+}
+
 // remove is best effort: a file that stays is found again by adopt.
 func (b *blobs) remove(of sum) {
+	if b.frozen > 0 {
+		b.pins[of] = pin{} // the next entry looks again
+		return
+	}
 	if b.fault.check("remove", b.path(of)) == nil {
 		_ = os.Remove(b.path(of))
 	}

@@ -51,7 +51,7 @@ func (f *fsm) tables() string { return filepath.Join(f.dir, "tables") }
 // open opens the tables, or first makes them from the newest snapshot if they lack
 // what it has: a voter may end between receiving a snapshot and restoring it.
 func (f *fsm) open(from *snapshots) error {
-	for _, rubbish := range []string{"restoring", "checkpoint"} {
+	for _, rubbish := range []string{"restoring", "checkpoint", "backup", "restore"} {
 		if err := os.RemoveAll(filepath.Join(f.dir, rubbish)); err != nil {
 			return err
 		}

@@ -75,6 +75,8 @@ type Group struct {
 	wg     crew
 	notify chan bool // from Raft: leading or not
 
+	upkeep sync.Mutex // one Backup or Restore at a time
+
 	leading atomic.Pointer[leadership]
 	alone   atomic.Bool // this is the only voter
 	change  atomic.Pointer[chan struct{}]

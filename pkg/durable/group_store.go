@@ -20,7 +20,7 @@ func (g *Group) Get(ctx context.Context, key string) (Record, bool, error) {
 			return Record{}, false, err
 		}
 		if r.large {
-			r.value, err = g.large(ctx, r.sum, r.size)
+			r.value, err = g.large(ctx, r.sum)
 			if missing(err) {
 				continue // the record was overwritten meanwhile
 			}
@@ -47,20 +47,25 @@ func (g *Group) Range(ctx context.Context, from, to string, limit int) (Page, er
 		return Page{}, err
 	}
 	for {
-		p, err := g.readPage(ctx, from, to, page(limit))
+		f, err := g.readPage(ctx, from, to, page(limit))
+		if err != nil {
+			return Page{}, err
+		}
+		p, err := f.page(func(of sum) ([]byte, error) { return g.large(ctx, of) })
 		if !missing(err) {
 			return p, err
 		}
+		// A record was overwritten meanwhile, and its large value is gone.
 	}
 }
 
-func (g *Group) readPage(ctx context.Context, from, to string, most int) (Page, error) {
+func (g *Group) readPage(ctx context.Context, from, to string, most int) (found, error) {
 	done, err := g.fsm.view()
 	if err != nil {
-		return Page{}, err
+		return found{}, err
 	}
 	defer done()
-	return g.fsm.m.readPage(ctx, from, to, most, g.large)
+	return g.fsm.m.readPage(ctx, from, to, most)
 }
 
 // Apply implements Store.
@@ -99,7 +104,7 @@ func (g *Group) Revoke(ctx context.Context, lease Lease) error {
 
 // large loads a large value, from another voter if this one's copy is missing or
 // corrupt. fs.ErrNotExist: no record has it any more.
-func (g *Group) large(ctx context.Context, of sum, _ int64) ([]byte, error) {
+func (g *Group) large(ctx context.Context, of sum) ([]byte, error) {
 	value, err := g.blobs.read(of)
 	if err == nil {
 		return value, nil

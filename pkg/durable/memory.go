@@ -120,10 +120,10 @@ func (s *Memory) view(ctx context.Context) (done func(), err error) {
 	return s.reads.RUnlock, nil
 }
 
-func (s *Memory) large(_ context.Context, of sum, _ int64) ([]byte, error) {
+func (s *Memory) large(of sum) []byte {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return append([]byte(nil), s.values[of]...), nil
+	return append([]byte(nil), s.values[of]...)
 }
 
 // Get implements Store.
@@ -139,9 +139,7 @@ func (s *Memory) Get(ctx context.Context, key string) (Record, bool, error) {
 			return Record{}, false, err
 		}
 		if r.large {
-			if r.value, err = s.large(ctx, r.sum, r.size); err != nil {
-				return Record{}, false, err
-			}
+			r.value = s.large(r.sum)
 			if int64(len(r.value)) != r.size {
 				continue // the record was overwritten meanwhile
 			}
@@ -160,9 +158,11 @@ func (s *Memory) Range(ctx context.Context, from, to string, limit int) (Page, e
 	// The lock keeps the large values of the page's revision from being overwritten.
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.m.readPage(ctx, from, to, page(limit), func(_ context.Context, of sum, _ int64) ([]byte, error) {
-		return append([]byte(nil), s.values[of]...), nil
-	})
+	f, err := s.m.readPage(ctx, from, to, page(limit))
+	if err != nil {
+		return Page{}, err
+	}
+	return f.page(func(of sum) ([]byte, error) { return append([]byte(nil), s.values[of]...), nil })
 }
 
 // Apply implements Store.

@@ -14,16 +14,23 @@ func (m *machine) read(key string) (stored, bool, error) {
 	return load(m.db, m.keys.record(key), copyStored)
 }
 
-// readPage reads a part of a range as of one revision. large loads the values
-// that are not in the tables.
-func (m *machine) readPage(ctx context.Context, from, to string, most int, large func(context.Context, sum, int64) ([]byte, error)) (Page, error) {
+// found is a part of a range whose large values are not loaded yet.
+type found struct {
+	keys     []string
+	records  []stored
+	more     bool
+	revision Revision
+}
+
+// readPage reads a part of a range as of one revision.
+func (m *machine) readPage(ctx context.Context, from, to string, most int) (f found, err error) {
 	snapshot := m.db.NewSnapshot()
 	defer func() { _ = snapshot.Close() }()
 	now, _, err := load(snapshot, m.keys.meta(), decodeMeta)
 	if err != nil {
-		return Page{}, err
+		return f, err
 	}
-	page := Page{Revision: now.revision}
+	f.revision = now.revision
 	lower := m.keys.record(from)
 	_, upper := m.keys.bounds(tableRecord)
 	if to != "" {
@@ -35,20 +42,32 @@ func (m *machine) readPage(ctx context.Context, from, to string, most int, large
 		if err != nil {
 			return false, err
 		}
-		if len(page.Records) == most || len(page.Records) > 0 && bytes+s.size > pageBytes {
-			page.More = true
+		if len(f.records) == most || len(f.records) > 0 && bytes+s.size > pageBytes {
+			f.more = true
 			return false, nil
 		}
 		bytes += s.size
-		if s.large {
-			if s.value, err = large(ctx, s.sum, s.size); err != nil {
-				return false, err
-			}
-		}
-		page.Records = append(page.Records, s.public(string(rest(key))))
+		f.keys, f.records = append(f.keys, string(rest(key))), append(f.records, s)
 		return true, ctx.Err()
 	})
-	return page, err
+	return f, err
+}
+
+// page loads the large values. It is called without holding anything: they may come
+// from another voter.
+func (f *found) page(large func(sum) ([]byte, error)) (Page, error) {
+	p := Page{Records: make([]Record, len(f.records)), More: f.more, Revision: f.revision}
+	for i := range f.records {
+		s := &f.records[i]
+		if s.large {
+			var err error
+			if s.value, err = large(s.sum); err != nil {
+				return Page{}, err
+			}
+		}
+		p.Records[i] = s.public(f.keys[i])
+	}
+	return p, nil
 }
 
 // readHistory reads whole revisions after `after` and up to `to`, at least one if
