@@ -75,6 +75,7 @@ type Agent struct {
 	router   *route.Router
 	sessions sessionFiles
 	started  time.Time
+	end      context.CancelFunc // of what Open began in the background; nil: nothing
 
 	mu     sync.Mutex
 	conns  map[*session.Conn]struct{}
@@ -135,6 +136,11 @@ func (a *Agent) Open(ctx context.Context) error {
 	}
 	a.wg.Add(1)
 	go a.accept()
+	if a.opt.Records != nil && !a.opt.Restarted {
+		life, end := context.WithCancel(context.Background())
+		a.end = end
+		a.wg.Go(func() { a.reviveOwn(life) })
+	}
 	return nil
 }
 
@@ -143,6 +149,9 @@ func (a *Agent) Close(ctx context.Context) error {
 	a.mu.Lock()
 	a.closed = true
 	a.mu.Unlock()
+	if a.end != nil {
+		a.end()
+	}
 	_ = a.opt.Listener.SetDeadline(time.Now()) // the socket itself belongs to the parent
 	err := a.router.Close(ctx)
 	a.mu.Lock()

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"strings"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -66,3 +67,24 @@ func (a *Agent) Revive(ctx context.Context, lost yr.Node) error {
 		}
 	}
 }
+
+// reviveOwn makes the kept instances of this node anew after it was switched off
+// and on again, before anybody missed it.
+func (a *Agent) reviveOwn(ctx context.Context) {
+	for ctx.Err() == nil {
+		try, cancel := context.WithTimeout(ctx, revivePatience)
+		err := a.Revive(try, a.opt.Node)
+		cancel()
+		if err == nil {
+			return
+		}
+		a.opt.Log.Debug().Err(err).Msg("the records do not say yet whether instances of this node are to be made anew")
+		select {
+		case <-ctx.Done():
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+// revivePatience bounds one look into the records.
+const revivePatience = 5 * time.Second

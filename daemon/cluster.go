@@ -89,6 +89,9 @@ func (d *Daemon) join(ctx context.Context, logs *telemetry.Logs) error {
 		},
 		OnDeath: func(node yr.Node, incarnation uint64) {
 			d.peers.Fence(node, incarnation)
+			if d.lives(node, incarnation) {
+				return
+			}
 			d.whenReady(func(a *agent.Agent) { a.NodeDead(node, incarnation) })
 		},
 		OnDrain: func(drain master.Drain) { d.whenReady(func(a *agent.Agent) { a.Drain(drain) }) },
@@ -113,6 +116,22 @@ func (d *Daemon) voters() []string {
 	}
 	return d.masterAddresses()
 }
+
+// lives reports whether a node whose life ended has a new one: its daemon was
+// restarted. It is met again then, and says itself what it remembers.
+func (d *Daemon) lives(node yr.Node, incarnation uint64) bool {
+	ctx, cancel := context.WithTimeout(context.Background(), locateTimeout)
+	defer cancel()
+	n, err := d.client.LocateNode(ctx, node)
+	if err != nil || n.Incarnation <= incarnation {
+		return false
+	}
+	d.peers.Link(node, n.Address)
+	return true
+}
+
+// locateTimeout is short: if the leader does not say that the node lives, it does not.
+const locateTimeout = time.Second
 
 // member opens and closes the place in the cluster: a node that goes says so.
 type member struct{ d *Daemon }

@@ -31,6 +31,7 @@ type masters struct {
 	rpc     *grpc.Server             // of the leader's service
 	store   *grpc.Server             // of the records
 	list    atomic.Pointer[[]string] // where masters are reached
+	revived map[yr.Node]uint64       // incarnations that left, and whose instances were seen to
 	ready   chan struct{}            // records is open
 	stop    context.CancelFunc
 	done    chan struct{} // nobody opens records any more
@@ -40,7 +41,7 @@ type masters struct {
 // waits for the others in the background.
 func (d *Daemon) openMaster(ctx context.Context, logs *telemetry.Logs) error {
 	s := &d.plan.Settings
-	m := &masters{ready: make(chan struct{}), done: make(chan struct{})}
+	m := &masters{ready: make(chan struct{}), done: make(chan struct{}), revived: make(map[yr.Node]uint64)}
 	d.masters = m
 	self := address(s.HostIP, s.Ports.Bus)
 	m.list.Store(&[]string{self})
@@ -275,6 +276,10 @@ func (d *Daemon) tendOnce(ctx context.Context) error {
 	}
 	var addresses []string
 	for _, n := range nodes {
+		if n.State == cluster.NodeLeft && m.revived[n.ID] < n.Incarnation {
+			m.revived[n.ID] = n.Incarnation
+			d.recover(ctx, n) // what outlives it goes on here
+		}
 		if !n.Master || n.State == cluster.NodeLeft {
 			continue
 		}

@@ -186,6 +186,11 @@ func (r *Router) placeInstances() {
 		if in.state != yr.StateScheduling {
 			continue
 		}
+		if r.isolated && in.keep != nil {
+			in.reason = "its node has lost touch with the cluster, which may make it anew elsewhere"
+			r.creating = append(r.creating, in)
+			continue
+		}
 		if r.now.Before(in.startAt) {
 			r.creating = append(r.creating, in)
 			continue

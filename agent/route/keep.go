@@ -64,7 +64,7 @@ func (r *Router) keepRecord(in *instance) {
 // dropRecord forgets an instance that has ended for good.
 func (r *Router) dropRecord(in *instance) {
 	if in.keep == nil || r.closing {
-		return // a node that goes leaves its instances to the others
+		return // a node that goes leaves them to the others
 	}
 	in.keep = nil
 	id := in.id
@@ -73,6 +73,37 @@ func (r *Router) dropRecord(in *instance) {
 			r.opt.Log.Warn().Err(err).Stringer("instance", id).Msg("the record of an ended instance could not be dropped")
 		}
 	})
+}
+
+// recall finds the record of an instance that came back after a restart of this
+// node's daemon.
+func (r *Router) recallRecord(in *instance) {
+	if r.opt.Keeper == nil || !in.detached() || in.options.GetRecoverRetryTimes() == 0 {
+		return
+	}
+	r.registry.add(func() {
+		record, ok, err := r.opt.Keeper.Find(r.ctx, in.id)
+		m := &wirepb.KeptInstance{}
+		if err != nil || !ok || proto.Unmarshal(record, m) != nil {
+			return
+		}
+		r.turn(func() {
+			if !in.state.Ended() {
+				in.keep = m
+			}
+		})
+	})
+}
+
+// surrender ends an instance that was made anew on another node, because the
+// cluster had given this one up. Its record and its name are the other one's now.
+func (r *Router) surrender(in *instance) {
+	if in.keep == nil {
+		return
+	}
+	in.keep, in.record = nil, nil
+	r.failInstance(in, yr.StateExited, errorValue(yr.E("instance "+in.label(), yr.InstanceExited,
+		"its node, %s, was given up by the cluster for a while, and it was made anew on another; get it again by its name", r.opt.Node)))
 }
 
 // Revive makes an instance anew whose home was lost. This node is its home from now on.

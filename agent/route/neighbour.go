@@ -76,6 +76,7 @@ func (r *Router) Met(node yr.Node, incarnation uint64, fresh bool) {
 	r.turn(func() {
 		n := r.neighbour(node)
 		n.life = incarnation
+		n.link.Link = r.opt.Cluster.Link(node) // a later life may have another one
 		if !fresh && n.link.met {
 			return
 		}
@@ -277,6 +278,9 @@ func (r *Router) endCutOff() {
 		if w.guest != nil && (w.guest.from == nil || w.guest.from.silent()) {
 			r.endWorker(w, "its node has lost touch with the cluster")
 		}
+		if w.in != nil && w.in.keep != nil {
+			r.endWorker(w, "its node has lost touch with the cluster, which makes it anew elsewhere")
+		}
 	}
 }
 
@@ -285,6 +289,9 @@ func (r *Router) endCutOff() {
 func (r *Router) Reborn() {
 	r.turn(func() {
 		r.isolated = false
+		for _, in := range r.instances {
+			r.surrender(in)
+		}
 		for _, n := range r.neighbours {
 			r.lose(n, yr.E("node "+string(n.node), yr.Communication, "this node, %s, was given up by the cluster's leader for a while", r.opt.Node))
 		}

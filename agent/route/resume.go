@@ -324,6 +324,7 @@ func (r *Router) resumeInstance(w *worker, id yr.ID, a *wirepb.WorkerAssignment,
 		r.dropCtor(in)
 	}
 	r.claimRunning(w, state)
+	r.recallRecord(in)
 	in.announce()
 }
 
