@@ -42,9 +42,14 @@ func numberOfRounds() int {
 func BenchmarkNodes(b *testing.B) {
 	c := harness.StartComputer(b, 1, 1)
 	x, y := c.Nodes[0], c.Nodes[1]
-	floor := y.Command(harness.Python(b), "-c", echo, y.Host.Address)
-	address := strings.TrimPrefix(floor.Says("echo at"), "echo at ")
-	driver := x.Python(speed, address)
+	var floors []*harness.Program
+	arguments := []string{y.Host.Address}
+	for _, cores := range []string{"apart", "anywhere"} {
+		floor := y.Command(harness.Python(b), "-c", echo, y.Host.Address, cores)
+		arguments = append(arguments, strings.TrimPrefix(floor.Says("echo at"), "echo at "))
+		floors = append(floors, floor)
+	}
+	driver := x.Python(speed, arguments...)
 	driver.Says("ready")
 	var rounds []round
 	for i := range numberOfRounds() + 1 {
@@ -59,11 +64,17 @@ func BenchmarkNodes(b *testing.B) {
 		}
 	}
 	driver.Kill()
-	floor.Kill()
+	for _, floor := range floors {
+		floor.Kill()
+	}
 	t := newTable(os.Stdout)
 	t.row("tcp echo between hosts, p50", "us", values(rounds, "tcp echo, us"), nil, "")
+	t.row("the same, a core for each host", "us", values(rounds, "tcp echo apart, us"), nil, "")
 	t.row("local call, p50", "us", values(rounds, "local call, us"), nil, "")
 	t.row("remote call, p50", "us", values(rounds, "remote call, us"), ratios(rounds, func(r round) float64 {
+		return (r["remote call, us"] - r["local call, us"]) / r["tcp echo apart, us"]
+	}), "(remote - local) / echo of two cores <= 2.5")
+	t.row("", "", nil, ratios(rounds, func(r round) float64 {
 		return (r["remote call, us"] - r["local call, us"]) / r["tcp echo, us"]
 	}), "(remote - local) / echo <= 2.5")
 	t.row("local calls, pipelined", "/s", values(rounds, "local calls/s"), nil, "")
@@ -196,21 +207,17 @@ func newTable(out io.Writer) table {
 }
 
 func (t table) row(what, unit string, values, ratio []float64, bar string) {
-	fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", what, spread(values, unit), spread(ratio, ""), bar)
+	fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", what, spread(values), unit, spread(ratio), bar)
 }
 
 func (t table) print() { _ = t.Flush() }
 
-func spread(values []float64, unit string) string {
+func spread(values []float64) string {
 	if len(values) == 0 {
-		return "\t"
+		return "\t" // two columns
 	}
 	sorted := slices.Sorted(slices.Values(values))
-	text := fmt.Sprintf("%s\t%s..%s", figure(sorted[len(sorted)/2]), figure(sorted[0]), figure(sorted[len(sorted)-1]))
-	if unit != "" {
-		text += "\t" + unit
-	}
-	return text
+	return fmt.Sprintf("%s\t%s..%s", figure(sorted[len(sorted)/2]), figure(sorted[0]), figure(sorted[len(sorted)-1]))
 }
 
 // figure writes three digits that mean something.

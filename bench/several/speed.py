@@ -1,5 +1,6 @@
 # The driver of make bench-nodes; it runs on node a. For every line on its standard input it measures one round and prints
-# it as a JSON object: microseconds and megabytes a second. Its argument is the address of an echo on node b.
+# it as a JSON object: microseconds and megabytes a second. Its arguments are the
+# address of node b and the ports of two echoes there: one that keeps to a core of its own, one that does not.
 import json
 import socket
 import statistics
@@ -16,7 +17,7 @@ class Echo:
         return x
 
     def make(self, seed):
-        return np.full(SIZE, seed % 251, dtype=np.uint8)
+        return [yr.put(np.full(SIZE, seed % 251, dtype=np.uint8))]  # a result would travel to the caller by itself
 
 
 @yr.invoke
@@ -37,9 +38,8 @@ def p50(call):
     return statistics.median(took) * 1e6
 
 
-def tcp_echo():
-    host, port = sys.argv[1].split(":")
-    with socket.create_connection((host, int(port))) as s:
+def tcp_echo(port):
+    with socket.create_connection((sys.argv[1], port)) as s:
         s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
         def call():
@@ -49,6 +49,16 @@ def tcp_echo():
                 left -= len(s.recv(left))
 
         return p50(call)
+
+
+def tcp_echo_apart():
+    """The same with a core for each side, as two machines have: the echo stays on the last one."""
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})
+    try:
+        return tcp_echo(int(sys.argv[2]))
+    finally:
+        os.sched_setaffinity(0, cores)
 
 
 def pipelined(instance):
@@ -67,8 +77,7 @@ def created(node):
 
 
 def fetched(instance, seed):
-    made = instance.make.invoke(seed)
-    yr.wait(made, timeout=60)
+    made = yr.get(instance.make.invoke(seed), timeout=60)[0]
     began = time.perf_counter()
     value = yr.get(made, timeout=60)
     took = time.perf_counter() - began
@@ -82,7 +91,8 @@ yr.get([here.echo.invoke(1), there.echo.invoke(1)])
 say("ready")
 for round, _ in enumerate(sys.stdin):
     say(json.dumps({
-        "tcp echo, us": tcp_echo(),
+        "tcp echo, us": tcp_echo(int(sys.argv[3])),
+        "tcp echo apart, us": tcp_echo_apart(),
         "local call, us": p50(lambda: yr.get(here.echo.invoke(1))),
         "remote call, us": p50(lambda: yr.get(there.echo.invoke(1))),
         "local calls/s": pipelined(here),
