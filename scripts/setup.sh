@@ -7,7 +7,7 @@
 #   - Go, if `go` is missing or too old for go.mod: into build/tools
 #   - the Python packages of scripts/requirements.txt: into .venv
 #   - with `scripts/setup.sh lint`: golangci-lint, into build/tools
-#   - with `scripts/setup.sh generate`: protoc (Debian's protobuf-compiler) and protoc-gen-go, into build/tools
+#   - with `scripts/setup.sh generate`: protoc (Debian's protobuf-compiler) and protoc-gen-go and protoc-gen-go-grpc, into build/tools
 # Nothing else is changed, and pip never installs outside of .venv.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -22,6 +22,7 @@ packages=(
 )
 golangci_lint=v2.15.0
 protoc_gen_go=v1.36.12
+protoc_gen_go_grpc=v1.6.2
 
 tools=$PWD/build/tools
 export PATH=$tools/bin:$PATH
@@ -114,6 +115,7 @@ case ${1:-} in
   generate)
     command -v protoc >/dev/null || apt_install protobuf-compiler
     go_tool protoc-gen-go google.golang.org/protobuf/cmd/protoc-gen-go "$protoc_gen_go"
+    go_tool protoc-gen-go-grpc google.golang.org/grpc/cmd/protoc-gen-go-grpc "$protoc_gen_go_grpc"
     ;;
   *) die "usage: scripts/setup.sh [lint|generate]" ;;
 esac

@@ -291,7 +291,7 @@ func (r *Router) complete(c *call, values []wire.Value, maker *Session) {
 		switch {
 		case s.node != nil:
 			r.resultForNode(s, c, values)
-		case r.whenHere(s, c):
+		case !s.evicts && r.whenHere(s, c): // an old SDK does not know that a value can be elsewhere
 		case s.full:
 			s.late = append(s.late, late{id: c.id, returns: c.returns})
 		default:

@@ -71,6 +71,7 @@ type move struct {
 	id      yr.ID
 	place   yr.Place
 	waits   int  // answers
+	swap    bool // makes room for an object that comes back from disk
 	writing bool // its bytes are on their way to disk; the name is held
 	over    bool // it has left, or stays
 }
@@ -204,7 +205,7 @@ func (r *Router) choose(l *list.List, want *uint64, waiting map[yr.ID]int, moves
 		if e.move != nil || r.now.Before(e.spared) || n.Holds() != waiting[n.ID] {
 			continue
 		}
-		e.move = &move{e: e, id: n.ID, place: n.Value.Place}
+		e.move = &move{e: e, id: n.ID, place: n.Value.Place, swap: r.spill.io.pumping}
 		moves = append(moves, e.move)
 		r.spill.leaving += n.Size()
 		*want -= min(*want, n.Size())

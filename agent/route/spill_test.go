@@ -328,7 +328,7 @@ func TestCallsFindTheirArguments(t *testing.T) {
 func TestAFullDiskIsSaidAndKeepsWhatIsInMemory(t *testing.T) {
 	n := newNode(t, cores(1))
 	d := n.reader()
-	junk := spillJunk(t, n, 500*mib)
+	junk := spillJunk(t, n, 476*mib)
 	var ids []yr.ID
 	for range 8 {
 		ids = append(ids, d.put(6*mib))
@@ -348,6 +348,31 @@ func TestAFullDiskIsSaidAndKeepsWhatIsInMemory(t *testing.T) {
 		d.reads(id, 6*mib)
 	}
 	d.release(ids...)
+}
+
+func TestAFullDiskAndAFullMemoryAreExchanged(t *testing.T) {
+	n := newNode(t, cores(1))
+	d := n.reader()
+	junk := spillJunk(t, n, 440*mib)
+	var ids []yr.ID
+	for {
+		l, refused := d.lease(4*mib, 500*time.Millisecond)
+		if refused != nil {
+			require.Contains(t, refused.GetMessage(), "nothing can be moved to disk")
+			break
+		}
+		d.send(wire.AppendReturn(nil, l.GetSegment(), l.GetGeneration()))
+		ids = append(ids, d.put(4*mib))
+	}
+	require.Greater(t, len(ids), 20)
+	for range 2 {
+		for _, id := range ids {
+			d.reads(id, 4*mib)
+		}
+	}
+	n.disk.Delete(junk)
+	d.release(ids...)
+	n.swept()
 }
 
 // zeros reads as nothing but zeros.

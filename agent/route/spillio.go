@@ -30,8 +30,9 @@ type spillIO struct {
 	writers  int
 	restores []*restoring
 	readers  int
-	pumping  bool
-	paused   time.Time // nothing is written before
+	pumping  bool      // room is being made for restores
+	paused   time.Time // nothing is written before, but swaps if the disk is only full
+	full     bool      // that is the trouble
 	trouble  string    // why not
 
 	spilled, restored, writeErrors, readErrors atomic.Uint64
@@ -89,7 +90,8 @@ func (r *Router) unearth() {
 }
 
 func (r *Router) mayWrite() bool {
-	return r.opt.Disk != nil && !r.now.Before(r.spill.io.paused)
+	s := &r.spill.io
+	return r.opt.Disk != nil && (!r.now.Before(s.paused) || s.full && s.pumping)
 }
 
 // toDisk has the bytes of an object written.
@@ -145,7 +147,11 @@ func (r *Router) write(ctx context.Context, m *move, inside []yr.ID) (store.Spot
 		return store.Spot{}, err
 	}
 	defer f.Close()
-	return r.opt.Disk.Put(ctx, m.id, inside, io.NewSectionReader(f, offset, int64(m.place.Length))) //nolint:gosec // below 2^46
+	put := r.opt.Disk.Put
+	if m.swap {
+		put = r.opt.Disk.Swap
+	}
+	return put(ctx, m.id, inside, io.NewSectionReader(f, offset, int64(m.place.Length))) //nolint:gosec // below 2^46
 }
 
 // written takes the outcome of a write.
@@ -193,8 +199,8 @@ func (r *Router) diskTrouble(m *move, err error) {
 	if s.trouble == "" {
 		r.opt.Log.Warn().Err(err).Msg("objects cannot be moved to disk; shared memory may run full")
 	}
-	s.trouble = err.Error()
-	if yr.CodeOf(err) == yr.DiskFull && r.shed() {
+	s.trouble, s.full = err.Error(), yr.CodeOf(err) == yr.DiskFull
+	if s.full && r.shed() {
 		s.paused = r.now
 	}
 }
@@ -285,6 +291,7 @@ func (r *Router) read(ctx context.Context, t *restoring, room *store.Reservation
 	} else if room != nil {
 		room.Discard()
 	}
+	tight := r.opt.Disk != nil && r.opt.Disk.Tight()
 	r.turn(func() {
 		s := &r.spill.io
 		s.readers--
@@ -297,6 +304,9 @@ func (r *Router) read(ctx context.Context, t *restoring, room *store.Reservation
 			}
 		}
 		t.done(place, yr.Wrap(op, yr.Internal, r.noteSpill(err)))
+		if tight { // the room of what was swapped in is for the next one
+			r.shed()
+		}
 		r.pumpRestores()
 	})
 }

@@ -9,7 +9,7 @@ from typing import Callable
 
 from . import control, wire
 from .instances import Instances
-from .references import Local, dropped
+from .references import AWAY, Local, dropped
 from .session import Session
 from .shm import Memory
 from .wire import Failure, Place
@@ -64,7 +64,7 @@ class Inbox:
     def _set(self, id: bytes, value: wire.Value, contains: list) -> None:
         if contains and id in self._objects.values:
             self._objects.contains[id] = contains
-        self._objects.set(id, value)
+        self._objects.set(id, AWAY if value is wire.ELSEWHERE else value)
 
     def _on_object(self, buf: bytes, pos: int, end: int, flags: int, corr: int) -> None:
         self._set(*wire.decode_object(buf, pos, end))

@@ -46,7 +46,7 @@ FLAG_RESENT = 2  # CALL
 FLAG_CONSTRUCT = 2  # TASK
 FLAG_ANNOUNCE = 1  # PUT
 
-INLINE, PLACE, ERROR = 0, 1, 2  # kinds of VALUE
+INLINE, PLACE, ERROR, AWAY = 0, 1, 2, 3  # kinds of VALUE
 ERROR_SERIALIZED = 1  # flag of an error VALUE
 
 YIELD_RECALLED, YIELD_RETIRING = 1, 2
@@ -234,6 +234,9 @@ def decode_header(buf: bytes, pos: int = 0) -> tuple:
     return length, kind, flags, corr
 
 
+ELSEWHERE = object()  # a value that is ready and not in this node's memory: GET brings it there
+
+
 def decode_value(buf: bytes, pos: int, end: int) -> tuple:
     """Read a VALUE at ``pos``; return ``(value, contains, next position)``."""
     if end - pos < 8:
@@ -248,6 +251,9 @@ def decode_value(buf: bytes, pos: int, end: int) -> tuple:
         if stop > end:
             raise FrameError("place is cut off")
         value = Place(*PLACE_FIELDS.unpack_from(buf, pos))
+    elif kind == AWAY:
+        stop = pos + n
+        value = ELSEWHERE
     elif kind == ERROR:
         stop = pos + 4 + n
         if stop > end:
