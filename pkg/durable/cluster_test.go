@@ -337,7 +337,7 @@ func (c *testCluster) client(name string) *Client {
 		Dial: func(ctx context.Context, address string) (net.Conn, error) {
 			return c.dial(ctx, name, address, 'g')
 		},
-		Patience: 5 * c.beat,
+		Patience: 4 * c.beat,
 	})
 	require.NoError(c.t, client.Open(context.Background()))
 	c.t.Cleanup(func() { _ = client.Close(context.Background()) })

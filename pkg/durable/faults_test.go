@@ -23,9 +23,10 @@ import (
 // and then checks the whole history. YR_FAULTS says how many faults (50), YR_SEED
 // which ones.
 func TestLinearizableUnderFaults(t *testing.T) {
+	t.Parallel()
 	faults, seed := setting("YR_FAULTS", 50), uint64(setting("YR_SEED", int(time.Now().UnixNano()))) //nolint:gosec // a seed
 	t.Logf("seed %d: YR_SEED=%d YR_FAULTS=%d go test -run %s ./pkg/durable", seed, seed, faults, t.Name())
-	c := openCluster(t, 3, func(c *testCluster) { c.lossy, c.keep = true, 64 })
+	c := openCluster(t, 3, func(c *testCluster) { c.lossy, c.keep, c.beat = true, 64, 100*time.Millisecond })
 	s := &storm{testCluster: c, t: t, random: rand.New(rand.NewPCG(seed, 1)), seen: make(map[string]int), counts: make(map[string]int)}
 	s.run(faults)
 	s.verdict()
@@ -166,7 +167,7 @@ func (s *storm) fault() {
 // failover's time has passed.
 func (s *storm) last() {
 	enough := s.acked.Load() + 3*clients
-	deadline := time.NewTimer(time.Duration(50+s.random.IntN(250)) * time.Millisecond)
+	deadline := time.NewTimer(time.Duration(30+s.random.IntN(200)) * time.Millisecond)
 	defer deadline.Stop()
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()

@@ -305,10 +305,12 @@ func (g *Group) close() error {
 	if g.lock != nil {
 		errs = append(errs, g.lock.Close())
 	}
-	if g.Err() != nil {
+	select {
+	case <-g.failed:
 		return nil // what a broken disk says further is no news
+	default:
+		return errors.Join(errs...)
 	}
-	return errors.Join(errs...)
 }
 
 // stop ends leadership, then what asks Raft, then Raft. Raft answers not everything

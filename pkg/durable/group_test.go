@@ -17,6 +17,7 @@ import (
 )
 
 func TestThreeVotersSurviveTheLossOfOne(t *testing.T) {
+	t.Parallel()
 	c := openCluster(t, 3, nil)
 	client := c.client("client")
 	ctx := t.Context()
@@ -46,6 +47,7 @@ func TestThreeVotersSurviveTheLossOfOne(t *testing.T) {
 }
 
 func TestVotersComeAndGo(t *testing.T) {
+	t.Parallel()
 	c := openCluster(t, 1, nil)
 	ctx := t.Context()
 	client := c.client("client")
@@ -96,6 +98,7 @@ func must[T any](v T, err error) T {
 }
 
 func TestLeadershipIsHandedOver(t *testing.T) {
+	t.Parallel()
 	c := openCluster(t, 3, nil)
 	old := c.leader()
 	changed := old.Leadership()
@@ -111,6 +114,7 @@ func TestLeadershipIsHandedOver(t *testing.T) {
 }
 
 func TestCutOffLeaderAcknowledgesNothing(t *testing.T) {
+	t.Parallel()
 	c := openCluster(t, 3, nil)
 	old := c.leader()
 	for _, v := range c.followers() {
@@ -137,6 +141,7 @@ func TestCutOffLeaderAcknowledgesNothing(t *testing.T) {
 }
 
 func TestNoMajority(t *testing.T) {
+	t.Parallel()
 	c := openCluster(t, 3, nil)
 	client := c.client("client")
 	for _, v := range c.followers() {
@@ -160,6 +165,7 @@ func TestNoMajority(t *testing.T) {
 }
 
 func TestFarBehindVoterGetsASnapshot(t *testing.T) {
+	t.Parallel()
 	c := openCluster(t, 3, func(c *testCluster) { c.keep = minTrailing })
 	ctx := t.Context()
 	client := c.client("client")
@@ -193,6 +199,7 @@ func TestFarBehindVoterGetsASnapshot(t *testing.T) {
 }
 
 func TestLargeValuesAreOnAMajority(t *testing.T) {
+	t.Parallel()
 	c := openCluster(t, 3, nil)
 	ctx := t.Context()
 	client := c.client("client")
@@ -230,6 +237,7 @@ func TestLargeValuesAreOnAMajority(t *testing.T) {
 }
 
 func TestCorruptValueOfALoneVoter(t *testing.T) {
+	t.Parallel()
 	g := openLone(t, Options{})
 	apply(t, g, Txn{Do: []Write{{Key: "big", Value: make([]byte, MaxInline+1)}}})
 	name := filepath.Join(g.options.Dir, "blobs", must(os.ReadDir(filepath.Join(g.options.Dir, "blobs")))[0].Name())
@@ -240,6 +248,7 @@ func TestCorruptValueOfALoneVoter(t *testing.T) {
 }
 
 func TestRetriesAreAppliedOnce(t *testing.T) {
+	t.Parallel()
 	c := openCluster(t, 1, nil)
 	g := c.leader()
 	named := request{client: clientID{1}, sequence: 7}
@@ -262,6 +271,7 @@ func TestRetriesAreAppliedOnce(t *testing.T) {
 }
 
 func TestForgottenRequestsAreNotAppliedAgain(t *testing.T) {
+	t.Parallel()
 	m := NewMemory()
 	require.NoError(t, m.Open(t.Context()))
 	defer func() { require.NoError(t, m.Close(context.Background())) }()
@@ -282,6 +292,7 @@ func TestForgottenRequestsAreNotAppliedAgain(t *testing.T) {
 }
 
 func TestCompactedHistory(t *testing.T) {
+	t.Parallel()
 	m := NewMemory()
 	require.NoError(t, m.Open(t.Context()))
 	defer func() { require.NoError(t, m.Close(context.Background())) }()
@@ -306,6 +317,7 @@ func TestCompactedHistory(t *testing.T) {
 }
 
 func TestBackupAndRestore(t *testing.T) {
+	t.Parallel()
 	c := openCluster(t, 3, nil)
 	ctx := t.Context()
 	client := c.client("client")
@@ -350,6 +362,7 @@ func TestBackupAndRestore(t *testing.T) {
 }
 
 func TestFailedSyncStopsTheVoter(t *testing.T) {
+	t.Parallel()
 	c := openCluster(t, 3, nil)
 	client := c.client("client")
 	ctx := t.Context()
@@ -375,6 +388,7 @@ func TestFailedSyncStopsTheVoter(t *testing.T) {
 }
 
 func TestTablesThatCannotBeWritten(t *testing.T) {
+	t.Parallel()
 	c := openCluster(t, 3, nil)
 	client := c.client("client")
 	ctx := t.Context()
@@ -394,6 +408,7 @@ func TestTablesThatCannotBeWritten(t *testing.T) {
 }
 
 func TestFullDisk(t *testing.T) {
+	t.Parallel()
 	full := atomic.Bool{}
 	dir := t.TempDir()
 	o := Options{Dir: dir, Fault: func(op, _ string) error {
@@ -426,6 +441,7 @@ func TestFullDisk(t *testing.T) {
 }
 
 func TestLoneVoterReopens(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	g := openLone(t, Options{Dir: dir})
 	second := New(Options{Dir: dir, Node: "n1", Bootstrap: true})
