@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"sync"
@@ -38,6 +39,9 @@ type DiskOptions struct {
 }
 
 const (
+	// spareShare of the room is left by Put for Swap: without it, nothing that is on
+	// a full disk could be exchanged for something in a full memory.
+	spareShare = 16
 	// DefaultFileSize keeps the number of files small, and each quick to walk.
 	DefaultFileSize = 200 * mib
 	// diskPiece is read or written at a time: it stays in the processor's cache.
@@ -179,12 +183,31 @@ func (d *Disk) Close(context.Context) error {
 // restarted daemon has to know besides the bytes. The error has code DiskFull or
 // DiskFailed; then nothing is kept.
 func (d *Disk) Put(ctx context.Context, id yr.ID, inside []yr.ID, from *io.SectionReader) (Spot, error) {
+	return d.put(ctx, id, inside, from, false)
+}
+
+// Swap is Put for a blob that makes room in memory for another one, which comes from
+// here: it may use the last room that there is. The other one is to be deleted when
+// the disk is Tight.
+func (d *Disk) Swap(ctx context.Context, id yr.ID, inside []yr.ID, from *io.SectionReader) (Spot, error) {
+	return d.put(ctx, id, inside, from, true)
+}
+
+// Tight reports whether the last room is in use: Put fails until something is deleted.
+func (d *Disk) Tight() bool {
+	free, keep, err := d.freeSpace(false)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return err == nil && (free < keep || d.stats.Used > d.limit(false))
+}
+
+func (d *Disk) put(ctx context.Context, id yr.ID, inside []yr.ID, from *io.SectionReader, last bool) (Spot, error) {
 	op := "spill object " + id.String()
 	r := record{state: recordOpen, id: id, inside: inside, length: uint64(from.Size())} //nolint:gosec // never negative
 	if r.length == 0 || len(inside) > maxInside {
 		return Spot{}, yr.E(op, yr.ParamInvalid, "it has %d bytes and %d references", r.length, len(inside))
 	}
-	file, err := d.begin(op, r.span())
+	file, err := d.begin(op, r.span(), last)
 	if err != nil {
 		return Spot{}, err
 	}
@@ -197,61 +220,89 @@ func (d *Disk) Put(ctx context.Context, id yr.ID, inside []yr.ID, from *io.Secti
 	return Spot{File: file.number, Offset: uint32(start + r.headLen()), Sum: r.sum, Length: r.length}, err //nolint:gosec // start is below FileSize
 }
 
-// begin finds a file for a record of this span, for the caller alone.
-func (d *Disk) begin(op string, span uint64) (*spillFile, error) {
-	var fs unix.Statfs_t
-	if err := unix.Fstatfs(int(d.lock.Fd()), &fs); err != nil {
+// begin finds a file for a record of this span, for the caller alone. last: it may
+// use the spare room. The lock is not held while the file system is asked.
+func (d *Disk) begin(op string, span uint64, last bool) (*spillFile, error) {
+	free, keep, err := d.freeSpace(last)
+	if err != nil {
 		return nil, yr.Wrap(op, yr.DiskFailed, err)
 	}
-	block := uint64(fs.Bsize) //nolint:gosec // positive
-	free := min(fs.Bavail, fs.Bfree) * block
-	keep := uint64(0)
-	if d.opt.Capacity == 0 {
-		keep = fs.Blocks * block / 20
+	file, err := d.charge(op, span, last, free, keep)
+	if err != nil || file.f != nil {
+		return file, err
 	}
+	f, err := os.OpenFile(d.path(file.number), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if err != nil {
+		delete(d.files, file.number)
+		d.stats.Files--
+		d.stats.Used -= span
+		return nil, diskError(op, err)
+	}
+	file.f = f
+	return file, nil
+}
+
+// freeSpace is what the file system has free, and what of it is to be kept.
+func (d *Disk) freeSpace(last bool) (free, keep uint64, err error) {
+	var fs unix.Statfs_t
+	if err := unix.Fstatfs(int(d.lock.Fd()), &fs); err != nil {
+		return 0, 0, os.NewSyscallError("fstatfs", err)
+	}
+	block := uint64(fs.Bsize) //nolint:gosec // positive
+	if d.opt.Capacity == 0 {
+		keep = fs.Blocks * block / 20
+		if !last {
+			keep += keep / spareShare
+		}
+	}
+	return min(fs.Bavail, fs.Bfree) * block, keep, nil
+}
+
+// charge takes room for a record, in a file that is idle or is to be made.
+func (d *Disk) charge(op string, span uint64, last bool, free, keep uint64) (*spillFile, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	limit := d.limit(last)
 	switch {
 	case d.closed:
 		return nil, yr.E(op, yr.Finalized, "the disk is closed")
 	case free < span+keep:
 		return nil, yr.E(op, yr.DiskFull, "the file system of %s has %s free, and it needs %s", d.opt.Dir, bytes(free), bytes(span+keep))
-	case d.opt.Capacity > 0 && d.stats.Used+span > d.opt.Capacity:
-		return nil, yr.E(op, yr.DiskFull, "%s of %s for spilled objects are taken, and it needs %s", bytes(d.stats.Used), bytes(d.opt.Capacity), bytes(span))
+	case d.stats.Used+span > limit:
+		return nil, yr.E(op, yr.DiskFull, "%s of %s for spilled objects are taken, and it needs %s", bytes(d.stats.Used), bytes(limit), bytes(span))
 	}
-	file, err := d.fileFor(span)
-	if err != nil {
-		return nil, diskError(op, err)
-	}
-	file.writing = true
-	file.cost += span
 	d.stats.Used += span
-	return file, nil
-}
-
-// large blobs have files of their own: their space comes back on any file system.
-func (d *Disk) large(span uint64) bool { return span >= d.opt.FileSize/4 }
-
-// fileFor takes a file that is idle, or makes one.
-func (d *Disk) fileFor(span uint64) (*spillFile, error) {
 	if n := len(d.idle); n > 0 && !d.large(span) {
 		file := d.idle[n-1]
 		d.idle = d.idle[:n-1]
+		file.writing = true
+		file.cost += span
 		return file, nil
 	}
 	d.last++
 	for d.last == 0 || d.files[d.last] != nil { // numbers wrap around
 		d.last++
 	}
-	f, err := os.OpenFile(d.path(d.last), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	file := &spillFile{number: d.last, f: f, records: make(map[uint32]recordPlace)}
+	file := &spillFile{number: d.last, cost: span, writing: true, records: make(map[uint32]recordPlace)}
 	d.files[file.number] = file
 	d.stats.Files++
 	return file, nil
 }
+
+func (d *Disk) limit(last bool) uint64 {
+	switch {
+	case d.opt.Capacity == 0:
+		return math.MaxUint64
+	case last:
+		return d.opt.Capacity
+	}
+	return d.opt.Capacity - d.opt.Capacity/spareShare
+}
+
+// large blobs have files of their own: their space comes back on any file system.
+func (d *Disk) large(span uint64) bool { return span >= d.opt.FileSize/4 }
 
 // write writes a record, and makes it whole at the end.
 func (d *Disk) write(ctx context.Context, file *spillFile, start uint64, r *record, from *io.SectionReader) error {

@@ -204,6 +204,30 @@ func TestCapacityIsABound(t *testing.T) {
 	require.LessOrEqual(t, d.Stats().Used, uint64(mib))
 }
 
+func TestTheLastRoomIsForSwaps(t *testing.T) {
+	d := openDisk(t, DiskOptions{Dir: t.TempDir(), Capacity: 16 * mib})
+	var spots []Spot
+	for k := uint64(0); ; k++ {
+		spot, err := d.Put(context.Background(), object(k), nil, section(noise(900*kib, k)))
+		if err != nil {
+			code(t, yr.DiskFull, err)
+			break
+		}
+		spots = append(spots, spot)
+	}
+	require.False(t, d.Tight())
+	spot, err := d.Swap(context.Background(), object(100), nil, section(noise(900*kib, 100)))
+	require.NoError(t, err)
+	require.True(t, d.Tight())
+	require.LessOrEqual(t, d.Stats().Used, uint64(16*mib))
+	_, err = d.Swap(context.Background(), object(101), nil, section(noise(2*mib, 101)))
+	code(t, yr.DiskFull, err)
+	d.Delete(spots[0])
+	d.swept(t)
+	require.False(t, d.Tight())
+	require.True(t, noise(900*kib, 100) == restored(t, d, spot))
+}
+
 // TestAFullFileSystem runs on one of 4 MiB.
 func TestAFullFileSystem(t *testing.T) {
 	dir := t.TempDir()
@@ -403,7 +427,7 @@ func BenchmarkSpill(b *testing.B) {
 			b.SetBytes(int64(n))
 			var last []Spot
 			for k := range b.N {
-				last = append(last, spill(b, d, object(uint64(k)), value)) //nolint:gosec // small
+				last = append(last, spill(b, d, object(uint64(k)), value))
 				if len(last) > 32 {
 					if err := d.Get(context.Background(), last[0], back); err != nil {
 						b.Fatal(err)

@@ -18,7 +18,7 @@ func (d *Disk) Check() error {
 	count := func(file *spillFile) {
 		sum.Files++
 		sum.Used += file.cost
-		onDisk[filepath.Base(d.path(file.number))] = true
+		onDisk[filepath.Base(d.path(file.number))] = file.f != nil || !file.writing // else it is being made
 	}
 	for number, file := range d.files {
 		if file.number != number {
@@ -50,19 +50,23 @@ func (d *Disk) Check() error {
 	return d.checkDir(onDisk)
 }
 
+// checkDir compares the directory with the files that there should be: true if for sure.
 func (d *Disk) checkDir(want map[string]bool) error {
 	entries, err := os.ReadDir(d.opt.Dir)
 	if err != nil {
 		return err
 	}
 	for _, e := range entries {
-		if _, ours := fileNumber(e.Name()); ours && !want[e.Name()] {
+		_, known := want[e.Name()]
+		if _, ours := fileNumber(e.Name()); ours && !known {
 			return fmt.Errorf("spill file %s is in no book", e.Name())
 		}
 		delete(want, e.Name())
 	}
-	for name := range want {
-		return fmt.Errorf("spill file %s is gone", name)
+	for name, made := range want {
+		if made {
+			return fmt.Errorf("spill file %s is gone", name)
+		}
 	}
 	return nil
 }
