@@ -159,7 +159,7 @@ func (s *storm) fault() {
 	s.during.Store(false)
 	start := time.Now()
 	before = max(before, s.acked.Load())
-	s.eventually("writes go on after: "+kind.name, func() bool { return s.acked.Load() > before+clients })
+	s.eventually("writes go on after: "+kind.name, func() bool { return s.acked.Load() > before+1 })
 	s.slowest = max(s.slowest, time.Since(start))
 }
 

@@ -91,13 +91,13 @@ func (h *hub) close(err error) {
 }
 
 func (h *hub) watch(ctx context.Context, prefix string, after Revision) (<-chan Changes, error) {
-	w := &watcher{prefix: prefix, wake: make(chan struct{}, 1), lagging: true}
+	w := &watcher{prefix: prefix, wake: make(chan struct{}, 1)}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.watchers == nil {
 		return nil, ErrClosed
 	}
-	w.upTo = h.upTo
+	w.upTo, w.lagging = h.upTo, after < h.upTo
 	h.watchers[w] = struct{}{}
 	h.wg.Add(1)
 	w.signal()
