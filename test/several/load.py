@@ -35,15 +35,21 @@ def size(data):
 
 @yr.instance
 class Ledger:
-    """Remembers the last number that every caller has sent, for as long as this process lives."""
+    """Remembers what numbers its caller has sent, for as long as this process lives."""
 
     def __init__(self):
-        self.life, self.last = os.urandom(8).hex(), {}
+        self.life, self.last, self.seen, self.twice = os.urandom(8).hex(), 0, set(), []
 
-    def add(self, caller, number):
-        before = self.last.get(caller, 0)
-        self.last[caller] = number
+    def add(self, number):
+        before, self.last = self.last, number
+        if number in self.seen:
+            self.twice.append(number)
+        self.seen.add(number)
         return self.life, before
+
+    def audit(self):
+        """The numbers that came more than once; also those whose second coming nobody was told of."""
+        return self.twice
 
 
 @yr.instance
@@ -110,6 +116,10 @@ def calls():
         time.sleep(pause)
 
 
+def once(twice):
+    return ("duplicated", f"{len(twice)} calls, such as {twice[:10]}") if twice else ("acknowledged", "")
+
+
 class Order:
     """What the ledger must say of calls that were sent in the order of their numbers."""
 
@@ -128,7 +138,7 @@ class Order:
             if before == number:
                 return "duplicated", f"{number} was there already"
             if before > number:
-                return "reordered", f"{number} came after {before}"
+                return "reordered", f"{number} came after {before}, at {life}"
             # Calls that failed may have been carried out or not.
             missing = set(range(before + 1, number)) - self.unknown
             if missing:
@@ -139,19 +149,20 @@ class Order:
 
 
 def instances():
-    me, number, order = f"{os.getpid()}-{threading.get_ident()}", 0, Order()
+    number, order = 0, Order()
     ledger = Ledger.options(options(recover_retry_times=retries)).invoke()
     while time.monotonic() < stop_at:
         began, batch = time.monotonic(), []
         for _ in range(10):
             number += 1
-            batch.append((number, ledger.add.invoke(me, number)))
+            batch.append((number, ledger.add.invoke(number)))
         failed = 0
         for n, ref in batch:
             if ask("instance", began, lambda ref=ref: yr.get(ref, timeout=patience), order.check(n)) is None:
                 order.unknown.add(n)
                 failed += 1
         time.sleep(5 * pause if failed else pause)
+    ask("instance", time.monotonic(), lambda: yr.get(ledger.audit.invoke(), timeout=patience), once)
     ledger.terminate()
 
 
