@@ -52,7 +52,8 @@ type spill struct {
 	lookedDeep          time.Time
 	reclaimed           time.Time
 
-	io spillIO
+	io       spillIO
+	favoured favoured
 }
 
 // resident is an object in shared memory that could leave it.
@@ -90,6 +91,8 @@ type settling struct {
 func (s *spill) init() {
 	s.in = make(map[*store.Name[waiter]]*resident)
 	s.rounds = make(map[uint64]*round)
+	s.favoured.calls = make(map[*call]favour)
+	s.favoured.pinned = make(map[yr.ID]int)
 	s.elsewhere.Init()
 	s.onlyHere.Init()
 }
@@ -202,7 +205,7 @@ func (r *Router) choose(l *list.List, want *uint64, waiting map[yr.ID]int, moves
 			r.spill.drop(e)
 			continue
 		}
-		if e.move != nil || r.now.Before(e.spared) || n.Holds() != waiting[n.ID] {
+		if e.move != nil || r.now.Before(e.spared) || n.Holds() != waiting[n.ID] || r.spill.favoured.pinned[n.ID] > 0 {
 			continue
 		}
 		e.move = &move{e: e, id: n.ID, place: n.Value.Place, swap: r.spill.io.pumping}
@@ -396,7 +399,7 @@ func (r *Router) tickSpill() time.Duration {
 		}
 	}
 	r.pumpRestores()
-	if len(s.rounds) > 0 || len(s.io.restores) > 0 {
+	if len(s.rounds) > 0 || len(s.io.restores) > 0 || len(s.favoured.calls) > 0 {
 		return tickBusy
 	}
 	return tickIdle

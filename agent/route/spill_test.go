@@ -314,8 +314,8 @@ func TestCallsFindTheirArguments(t *testing.T) {
 		ids = append(ids, d.put(4*mib))
 		d.pause()
 	}
-	for _, id := range ids { // as many calls wait as need all of memory three times
-		calls = append(calls, d.call(f, "size", id))
+	for k, id := range ids { // what these calls need fills memory five times, and each needs two of it at once
+		calls = append(calls, d.call(f, "size", id), d.call(f, "size", id, ids[len(ids)-1-k]))
 	}
 	d.wait("results", func() bool { return len(d.results) == len(calls) })
 	for _, id := range calls {

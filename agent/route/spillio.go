@@ -40,9 +40,10 @@ type spillIO struct {
 
 // restoring is an object that is wanted in memory again.
 type restoring struct {
+	n     *store.Name[waiter] // held
 	id    yr.ID
 	spot  store.Spot
-	until time.Time
+	until time.Time // zero: its turn has not come
 	done  func(place yr.Place, err error)
 }
 
@@ -241,14 +242,11 @@ func (r *Router) noteSpill(err error) error {
 // if the bytes are lost. The caller holds n.
 func (r *Router) restore(n *store.Name[waiter], done func(place yr.Place, err error)) {
 	s := &r.spill.io
-	s.restores = append(s.restores, &restoring{id: n.ID, spot: n.Value.Source.Spot, until: r.now.Add(roomPatience), done: done})
-	r.pumpRestores()
-	if len(s.restores) > 0 {
-		r.soon()
-	}
+	s.restores = append(s.restores, &restoring{n: n, id: n.ID, spot: n.Value.Source.Spot, done: done})
+	r.soon() // not now: who waits for it is known when the caller is done
 }
 
-// pumpRestores starts reading what there is room for, in order.
+// pumpRestores starts reading what there is room for.
 func (r *Router) pumpRestores() {
 	s := &r.spill.io
 	if s.pumping {
@@ -256,8 +254,16 @@ func (r *Router) pumpRestores() {
 	}
 	s.pumping = true
 	defer func() { s.pumping = false }()
-	for len(s.restores) > 0 && s.readers < diskThreads {
-		t := s.restores[0]
+	r.unfavour()
+	for s.readers < diskThreads {
+		i := r.nextRestore()
+		if i < 0 {
+			return
+		}
+		t := s.restores[i]
+		if t.until.IsZero() {
+			t.until = r.now.Add(roomPatience)
+		}
 		room, err := r.opt.Store.Reserve(t.spot.Length)
 		if yr.CodeOf(err) == yr.StoreFull {
 			r.makeRoom(t.spot.Length)
@@ -266,7 +272,7 @@ func (r *Router) pumpRestores() {
 		if yr.CodeOf(err) == yr.StoreFull && r.now.Before(t.until) {
 			return
 		}
-		s.restores = s.restores[1:]
+		s.restores = slices.Delete(s.restores, i, i+1)
 		s.readers++
 		r.background(func(ctx context.Context) { r.read(ctx, t, room, err) })
 		r.makeRoom(0) // for the next one, while this one is read
