@@ -25,7 +25,7 @@ func TestSoak(t *testing.T) {
 	c := harness.StartComputer(t, 3, 2)
 	spared := map[*harness.Node]bool{c.Nodes[0]: true, c.Nodes[4]: true}
 	s := fault.Schedule{
-		Seed: fault.Seed(), Count: 8,
+		Seed: fault.Seed(), Count: 16,
 		Lasts: [2]time.Duration{time.Second, 9 * time.Second}, Pauses: [2]time.Duration{0, 2 * time.Second},
 		Settled: func() error { return c.Ready(c.Nodes...) },
 	}
