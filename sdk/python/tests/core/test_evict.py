@@ -247,3 +247,28 @@ def test_patience_with_a_full_store_begins_anew_each_time(runtime, agent, monkey
             runtime.put(BIG)
     agent.full = False
     assert runtime.get([runtime.put(BIG)], 1) == [BIG]
+
+
+def test_what_had_not_left_is_said_to_a_daemon_that_comes_back(runtime, peer, agent):
+    left, leaving, wanted = (runtime.put(c * 300_000) for c in (b"l", b"m", b"w"))
+    runtime.session.flush()
+    ids = [ref._id for ref in (left, leaving, wanted)]
+    places = [agent.until(lambda ref=ref: place_of(peer, ref)) for ref in (left, leaving, wanted)]
+    assert evict(agent, peer, *ids) == ids
+    peer.send(wire.freed(places[:1]))
+    got = []
+    getter = threading.Thread(target=lambda: got.extend(runtime.get([wanted], 10)))
+    getter.start()
+    agent.until(lambda: asked_for(peer, wanted))
+    agent.crash()
+    again = agent.until(lambda: len(agent.peers) == 2 and agent.peers[1])
+    agent.until(lambda: again.of(wire.ANNOUNCED))
+    said = {id: value for id, value, _ in (wire.decode_object(b, 0, len(b)) for b in again.of(wire.PUT))}
+    assert said == dict(zip(ids[1:], places[1:]))
+    retained = [i for b in again.of(wire.RETAIN) for i in wire.decode_ids(b, 0, len(b))]
+    assert retained == ids[:1]
+    assert asked_for(again, wanted)
+    assert not asked_for(again, leaving)
+    again.send(wire.object_frame(wanted._id, places[2]))
+    getter.join(10)
+    assert got == [b"w" * 300_000]

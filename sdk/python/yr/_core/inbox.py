@@ -99,6 +99,12 @@ class Inbox:
         for id, value in list(self._objects.values.items()):
             if type(id) is not bytes or len(id) != wire.ID_LEN or isinstance(value, Local):
                 continue  # a request, an instance, or a value that only this process knows
+            if value is None or value is AWAY:
+                place = self._objects.leaving.get(id)  # it may not have come to leaving
+                if place is not None:
+                    if value is None:
+                        wanted.append(id)
+                    value = place
             if isinstance(value, (bytes, Place, Failure)):
                 out.append(wire.put(id, value, self._objects.contains.get(id, ()), announce=True))
             elif id not in promised:

@@ -106,6 +106,8 @@ class Objects:
     def __init__(self) -> None:
         self.values: dict = {}  # id -> None (pending) | FOREIGN | AWAY | bytes | Place | Failure | Local
         self.views: dict = {}  # id -> live views of its memory, as far as `unviewed` was read
+        self.leaving: dict = {}  # id -> its place in an own slab, which we let go and were not told that it is free
+        self._leaving_at: dict = {}  # the other way round
         self.extra: dict = {}  # id -> local references beyond the first
         self.watch: dict = {}  # id -> watchers
         self.contains: dict = {}  # id -> references inside its value, where there are any
@@ -137,15 +139,32 @@ class Objects:
             self.values[id] = FOREIGN
             return True
 
-    def evict(self, ids: list) -> list:
-        """Forget where those of ``ids`` lie that nobody here has a view of, and return them."""
+    def evict(self, ids: list, own: Callable[[Place], Any] = lambda place: False) -> list:
+        """Forget where those of ``ids`` lie that nobody here has a view of, and return them.
+
+        What lies in memory of our ``own`` is still there until we are told that it is free: a daemon
+        that dies before it has moved it will want to know.
+        """
         with self.lock:
             self._end_views()
             agreed = [id for id in ids if id not in self.views]
             for id in agreed:
-                if isinstance(self.values.get(id), Place):
+                place = self.values.get(id)
+                if isinstance(place, Place):
                     self.values[id] = AWAY
+                    if own(place):
+                        self.leaving[id] = place
+                        self._leaving_at[place] = id
         return agreed
+
+    def freed(self, places: list) -> None:
+        """The agent says that these places in own slabs are free: what lay there has left, or is gone."""
+        if self._leaving_at:
+            with self.lock:
+                for place in places:
+                    id = self._leaving_at.pop(place, None)
+                    if id is not None and self.leaving.get(id) == place:
+                        del self.leaving[id]
 
     def _end_views(self) -> None:
         for _ in range(len(unviewed)):

@@ -91,7 +91,9 @@ class Memory:
 
     def on_freed(self, buf: bytes, pos: int, end: int, flags: int, corr: int) -> None:
         """Handler of FREED."""
-        self._arena.free(wire.decode_freed(buf, pos, end))
+        places = wire.decode_freed(buf, pos, end)
+        self._session.objects.freed(places)
+        self._arena.free(places)
         self._eased = time.monotonic()
         if self._eased < self._short:
             self._arena.trim(everything=True)
@@ -106,7 +108,7 @@ class Memory:
     def on_evict(self, buf: bytes, pos: int, end: int, flags: int, corr: int) -> None:
         """Handler of EVICT: let go of what nobody here looks at."""
         self._short = time.monotonic() + SHORT_SECONDS
-        agreed = self._session.objects.evict(wire.decode_ids(buf, pos, end))
+        agreed = self._session.objects.evict(wire.decode_ids(buf, pos, end), self._arena.mapping_of)
         self._session.out.append(wire.ids_frame(wire.EVICTED, agreed, corr))
         self._session.arm()
 
