@@ -46,6 +46,8 @@ class Serial:
                 task = pending.popleft()
             except IndexError:  # given back by a RECALL that another thread read
                 return
+            self._running = task
+            page[0] = task[0]
             if out:
                 now = time.monotonic()
                 if not since:
@@ -54,8 +56,6 @@ class Serial:
                 elif now - since > FLUSH_AFTER:
                     session.flush()
                     since = 0.0
-            page[0] = task[0]
-            self._running = task
             run(task)
             self._running = None
             del task
@@ -149,7 +149,7 @@ class Pool:
     def running(self) -> list:
         """Return the identifiers of tasks that were started and have not ended."""
         with self._lock:
-            return list(self._running.values())
+            return [*self._running.values(), *(task[1] for task in list(self._queue.queue))]
 
     def say_again(self, out: list) -> None:
         """Resuming: tasks that wait still do."""

@@ -24,6 +24,7 @@ from .tasks import Tasks, flush_stdio
 ASYNC_CONCURRENCY = 1000
 DEFAULT_GRACE_MS = 30_000
 SAY_SECONDS = 1.0
+STARTING_CHECKS, STARTING_SECONDS = 50, 0.001  # for how long a task may be about to start
 TASK_SECONDS = 1.0  # what a task may still take once its instance was told to end
 _FOREVER = float("inf")
 _log = logging.getLogger("yr.worker")
@@ -183,13 +184,18 @@ class Worker:
         os._exit(1)
 
     def _resume_state(self) -> dict:
+        after = self.tasks.drop_unstarted()
+        for _ in range(STARTING_CHECKS):  # a task that has just left the queue is about to be marked as started
+            if self._page[0] >= after:
+                break
+            time.sleep(STARTING_SECONDS)
         constructed = not self.tasks.stateless and self.tasks.instance is not None
         return {
             "leases": self.runtime.leases(),
             "worker": {
                 "assignment": self.session.welcome["assignment"],
                 "running": self.executor.running(),
-                "last_delivery": self._page[0],
+                "last_delivery": max(self._page[0], after),
                 "instance_state": RUNNING if constructed else 0,
             },
         }

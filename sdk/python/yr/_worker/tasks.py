@@ -121,6 +121,21 @@ class Tasks:
             except IndexError:
                 return after
 
+    def drop_unstarted(self) -> int:
+        """Forget the tasks that were not started: whoever sent them sends them again. Return the last that was.
+
+        For a worker whose agent is gone: what it went on to run from its queue would be run twice.
+        """
+        session = self.runtime.session
+        after = session.last_task
+        while True:
+            try:
+                after = session.tasks.pop()[0] - 1
+            except IndexError:
+                break
+        session.last_task = after
+        return after
+
     def give_back(self, reason: int) -> None:
         """Send every task that was not started back to the agent."""
         self.out.append(wire.yield_frame(self.unqueue(), reason))
