@@ -38,9 +38,10 @@ const (
 	// segmentBytes is the size of a log segment. It is allocated ahead, so that a
 	// sync writes no file size.
 	segmentBytes = 16 << 20
-	// Pebble is small until it has much to hold: Records are mostly written.
-	memTableBytes = 4 << 20
-	cacheBytes    = 32 << 20
+	// Pebble takes what it needs, up to these: 1 MiB when idle. The memtables count
+	// against the cache, so a cache that is not several times as large caches nothing.
+	memTableBytes = 8 << 20
+	cacheBytes    = 48 << 20
 )
 
 // logFiles is the log's file system: the kernel's, with fdatasync, and faults.
