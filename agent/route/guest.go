@@ -27,6 +27,7 @@ type guest struct {
 	last    uint64       // the last delivery that it was given
 	built   bool         // of an instance: its constructor has run
 	resumed bool         // this node's daemon was restarted while it ran
+	wanted  bool         // its hirer asked for it after that, and was not answered yet
 
 	tasks   []guestTask  // passed on and not answered, oldest first
 	held    []*heldFrame // frames for the worker that wait for values, in order

@@ -35,6 +35,7 @@ type recovery struct {
 	holder  *store.Holder[waiter]     // keeps what they told, until those who need it are back
 	results map[yr.ID]recovered       // of calls whose caller is not back
 	running map[yr.ID]*worker         // tasks that workers said they run
+	wanted  map[yr.ID]wantedBy        // by whom workers are wanted that are not back yet
 	after   []func()                  // questions that cannot be answered before
 }
 
@@ -52,6 +53,7 @@ func (r *Router) Recover(workers []launch.Survivor, sessions []yr.ID, nodes []yr
 		workers: make(map[yr.ID]launch.Survivor),
 		drivers: make(map[yr.ID]bool),
 		nodes:   make(map[yr.Node]bool),
+		wanted:  make(map[yr.ID]wantedBy),
 		holder:  r.names.Join(yr.NewID(), ""),
 		results: make(map[yr.ID]recovered),
 		running: make(map[yr.ID]*worker),
@@ -80,6 +82,9 @@ func (r *Router) recover() {
 	r.recovery = nil
 	for id := range rec.workers {
 		r.opt.Launcher.Kill(id)
+		if by, ok := rec.wanted[id]; ok {
+			by.node.lostGuest(by.number)
+		}
 	}
 	r.unearth()
 	r.names.EndRecovery(func(n *store.Name[waiter]) {

@@ -284,19 +284,31 @@ func (n *neighbour) wanted(m *wirepb.WantedWorker) error {
 		return yr.Wrap("wanted worker", yr.ParamInvalid, err)
 	}
 	if w := r.workers[id]; w != nil && w.guest != nil {
-		w.guest.from = n
+		w.guest.from, w.guest.wanted = n, true
 		n.guests[m.GetNumber()] = w
 		r.guestReturned(w)
 		return nil
 	}
 	if rec := r.recovery; rec != nil {
 		if _, coming := rec.workers[id]; coming {
+			rec.wanted[id] = wantedBy{n, m.GetNumber()}
 			return nil
 		}
 	}
-	gone := &wirepb.Gone{Number: m.GetNumber(), Text: "it did not survive a crash of node " + string(r.opt.Node)}
-	n.queue(func(dst []byte) []byte { return wire.AppendMessage(dst, wire.Gone, 0, gone) })
+	n.lostGuest(m.GetNumber())
 	return nil
+}
+
+// wantedBy is who wants a worker, and what he calls it.
+type wantedBy struct {
+	node   *neighbour
+	number uint32
+}
+
+// lostGuest tells a hirer that its worker did not come back.
+func (n *neighbour) lostGuest(number uint32) {
+	gone := &wirepb.Gone{Number: number, Text: "it did not survive a crash of the daemon of node " + string(n.r.opt.Node)}
+	n.queue(func(dst []byte) []byte { return wire.AppendMessage(dst, wire.Gone, 0, gone) })
 }
 
 // resumeGuest rebuilds a worker that runs for another node from what it says.
@@ -330,6 +342,9 @@ func (r *Router) resumeGuest(s *Session, id yr.ID, pid int, j *job, a *wirepb.Wo
 	if !g.options.GetDetached() {
 		j.workers++
 	}
+	if by, ok := r.recovery.wanted[id]; ok {
+		g.from, g.wanted = by.node, true
+	}
 	delete(r.recovery.workers, id)
 	return w
 }
@@ -347,10 +362,10 @@ func (r *Router) isDriven(j *job) bool {
 // the worker has sent its last results again and the hirer has asked for it.
 func (r *Router) guestReturned(w *worker) {
 	g := w.guest
-	if w.session == nil || w.session.announcing || g.from == nil || !g.from.link.met {
-		return
+	if w.session == nil || w.session.announcing || g.from == nil || !g.wanted {
+		return // told once, and not before it was asked: what comes later is no news
 	}
-	g.joined = true
+	g.joined, g.wanted = true, false
 	m := &wirepb.ResumedWorker{Number: g.number, Started: g.last}
 	for _, t := range g.tasks {
 		if t.call != nil {
