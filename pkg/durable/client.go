@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials/insecure"
 
@@ -121,6 +122,11 @@ func (c *Client) connect(ctx context.Context, address string) (*grpc.ClientConn,
 		conn, err = grpc.NewClient("passthrough:///"+address,
 			grpc.WithTransportCredentials(insecure.NewCredentials()), // Dial authenticates
 			grpc.WithContextDialer(c.options.Dial),
+			// A voter that swallows connections must not hold one back after it is well again.
+			grpc.WithConnectParams(grpc.ConnectParams{
+				Backoff:           backoff.Config{BaseDelay: firstPause, Multiplier: 2, Jitter: 0.2, MaxDelay: lastPause},
+				MinConnectTimeout: c.options.Patience,
+			}),
 			grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(MaxMessage), grpc.MaxCallSendMsgSize(MaxMessage)))
 		if err != nil {
 			c.mu.Unlock()

@@ -16,7 +16,8 @@ var (
 	// ErrUnknown: the transaction was sent and its answer did not come in time. It
 	// may have been applied, or still be applied, or not. Read to find out.
 	ErrUnknown = yr.E("records", yr.Communication, "the outcome is unknown: no answer came from a majority in time")
-	// ErrUnavailable: no leader answered in time; nothing was done.
+	// ErrUnavailable: no leader answered in time, or the caller gave up before; nothing
+	// was done.
 	ErrUnavailable = yr.E("records", yr.InitConnection, "no leader is known; nothing was done")
 	// ErrNotLeader: this voter does not lead; nothing was done. See NotLeaderError.
 	ErrNotLeader = yr.E("records", yr.Communication, "this voter does not lead; nothing was done")
@@ -66,7 +67,7 @@ func refused(ctx context.Context) error {
 	if errors.Is(ctx.Err(), context.Canceled) {
 		code = yr.Interrupted
 	}
-	return &yr.Error{Op: "records", Code: code, Msg: "given up before anything was done", Err: ctx.Err()}
+	return &yr.Error{Op: "records", Code: code, Msg: "given up before anything was done", Err: errors.Join(ErrUnavailable, ctx.Err())}
 }
 
 // diskError gives a failure of the disk its public code.
