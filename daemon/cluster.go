@@ -122,16 +122,24 @@ func (d *Daemon) voters() []string {
 func (d *Daemon) lives(node yr.Node, incarnation uint64) bool {
 	ctx, cancel := context.WithTimeout(context.Background(), locateTimeout)
 	defer cancel()
-	n, err := d.client.LocateNode(ctx, node)
-	if err != nil || n.Incarnation <= incarnation {
-		return false
+	for {
+		n, err := d.client.LocateNode(ctx, node)
+		switch {
+		case err == nil && n.Incarnation > incarnation:
+			d.peers.Link(node, n.Address)
+			return true
+		case err == nil, errors.Is(err, client.ErrGone), ctx.Err() != nil:
+			return false
+		}
+		pause(ctx, locateAgain) // the leader was lost just now; the next one knows
 	}
-	d.peers.Link(node, n.Address)
-	return true
 }
 
-// locateTimeout is short: if the leader does not say that the node lives, it does not.
-const locateTimeout = time.Second
+// How long a new life of a node is looked for.
+const (
+	locateTimeout = 10 * time.Second
+	locateAgain   = 100 * time.Millisecond
+)
 
 // member opens and closes the place in the cluster: a node that goes says so.
 type member struct{ d *Daemon }

@@ -65,6 +65,9 @@ type reply struct {
 	corr    uint64
 }
 
+// maxTold bounds the code and arguments that a worker keeps of its own instance.
+const maxTold = 1 << 20
+
 // maxIdleLanes bounds what an instance remembers of callers with no calls under way.
 const maxIdleLanes = 256
 
@@ -99,10 +102,14 @@ func (s *Session) create(m *wirepb.Create) error {
 		need: needOf(o), ordered: o.GetOrdered(), state: yr.StateNew, since: r.now,
 		lanes: make(map[yr.Prefix]*lane), watchers: map[*Session]struct{}{s: {}},
 	}
-	in.message, err = proto.Marshal(&wirepb.Create{
+	told := &wirepb.Create{
 		InstanceId: m.GetInstanceId(), CodeId: m.GetCodeId(), Name: m.GetName(), Language: m.GetLanguage(),
 		Options: o, Descriptor_: m.GetDescriptor_(),
-	})
+	}
+	if o.GetRecoverRetryTimes() > 0 && len(m.GetDeps()) == 0 && len(m.GetCodeObject()) == 0 && len(c.blob)+len(m.GetArgs()) <= maxTold {
+		told.Code, told.Args = c.blob, m.GetArgs() // the worker gives it back to a daemon that was restarted
+	}
+	in.message, err = proto.Marshal(told)
 	if err != nil {
 		return yr.Wrap("create "+m.GetName(), yr.ParamInvalid, err)
 	}

@@ -312,7 +312,10 @@ func (r *Router) resumeInstance(w *worker, id yr.ID, a *wirepb.WorkerAssignment,
 	in.job, in.options, in.class, in.descriptor = w.job, a.GetOptions(), m.GetName(), m.GetDescriptor_()
 	in.message, in.ordered, in.need, in.worker = a.GetCreate(), a.GetOptions().GetOrdered(), w.plan.Take, w
 	if in.code == nil { // else its driver was quicker to come back, and sent the CREATE again
-		in.code = &code{id: m.GetCodeId(), name: m.GetName()}
+		in.code = &code{id: m.GetCodeId(), name: m.GetName(), blob: m.GetCode()}
+	}
+	if in.ctor == nil && len(m.GetCode()) > 0 && in.options.GetRecoverRetryTimes() > 0 {
+		in.ctor = &call{id: id, in: in, job: w.job, args: m.GetArgs(), since: r.now}
 	}
 	w.in = in
 	w.job.instances[in] = struct{}{}
