@@ -55,11 +55,18 @@ func (w *wire) pass(way [2]string) bool {
 
 // dial connects two ends by loopback TCP, with the proxy between.
 func (w *wire) dial(ctx context.Context, from, to, address string) (net.Conn, error) {
+	stop := context.AfterFunc(ctx, func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.cond.Broadcast()
+	})
+	defer stop()
 	w.mu.Lock()
-	shut := w.shut[[2]string{from, to}] || w.shut[[2]string{to, from}]
+	for ctx.Err() == nil && !w.over && (w.shut[[2]string{from, to}] || w.shut[[2]string{to, from}]) {
+		w.cond.Wait() // a kernel tries again, too
+	}
 	w.mu.Unlock()
-	if shut {
-		<-ctx.Done() // as a blackhole does
+	if ctx.Err() != nil {
 		return nil, ctx.Err()
 	}
 	var d net.Dialer

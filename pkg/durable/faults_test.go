@@ -233,7 +233,7 @@ func (s *storm) breakDisk(v *voter) {
 	v.faulty.Store(true)
 	select {
 	case <-v.Failed():
-	case <-time.After(20 * s.beat):
+	case <-time.After(10 * time.Second):
 		s.t.Error("a voter whose disk does not sync goes on")
 	}
 	s.last()
