@@ -3,7 +3,6 @@ package durable
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -416,8 +415,4 @@ func (g *Group) Check(ctx context.Context) error {
 		}
 		return err
 	})
-}
-
-func (g *Group) String() string {
-	return fmt.Sprintf("voter %s of group %d", g.options.Node, g.options.Group)
 }

@@ -140,6 +140,26 @@ func TestCutOffLeaderAcknowledgesNothing(t *testing.T) {
 	require.Equal(t, "new", string(r.Value))
 }
 
+func TestPausedFollowerForcesNoElection(t *testing.T) {
+	t.Parallel()
+	c := openCluster(t, 3, func(c *testCluster) { c.beat = 2 * testHeartbeat })
+	leader, paused := c.leader(), c.followers()[0]
+	epoch, _ := leader.Leading()
+	for _, v := range c.voters {
+		c.wire.set(paused.name, v.name, true)
+		c.wire.set(v.name, paused.name, true)
+	}
+	c.eventually("the paused one misses its leader", func() bool { return paused.LeaderAddress() == "" })
+	for _, v := range c.voters {
+		c.wire.set(paused.name, v.name, false)
+		c.wire.set(v.name, paused.name, false)
+	}
+	c.eventually("it follows again", func() bool { return paused.LeaderAddress() == leader.address })
+	now, ok := leader.Leading()
+	require.True(t, ok)
+	require.Equal(t, epoch, now)
+}
+
 func TestNoMajority(t *testing.T) {
 	t.Parallel()
 	c := openCluster(t, 3, nil)

@@ -2,7 +2,6 @@ package durable
 
 import (
 	"context"
-	"fmt"
 	"time"
 )
 
@@ -242,8 +241,4 @@ func page(limit int) int {
 		return MaxPage
 	}
 	return limit
-}
-
-func (t Txn) String() string {
-	return fmt.Sprintf("txn of %d conditions, %d writes", len(t.If), len(t.Do))
 }
