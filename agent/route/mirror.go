@@ -13,6 +13,9 @@ import (
 // mirror finds or makes the job that another node speaks of.
 func (r *Router) mirror(from *neighbour, m *wirepb.JobInfo) *job {
 	if j := r.jobs[yr.Job(m.GetJob())]; j != nil {
+		if j.home != nil {
+			j.ended = false // its home was lost from sight for a while, and goes on
+		}
 		return j
 	}
 	j := r.newJob(&wirepb.Hello{

@@ -212,8 +212,8 @@ func (s *Session) count(t wire.Type, body []byte) error {
 			s.r.borrowKept(list.At(i))
 			err = s.holder.Retain(list.At(i), 1)
 		}
-		if err != nil && yr.CodeOf(err) != yr.ObjectNotFound {
-			return err
+		if err != nil && s.node == nil && yr.CodeOf(err) != yr.ObjectNotFound {
+			return err // a node that was restarted may give back what it does not have: that is no reason to lose it
 		}
 	}
 	return nil

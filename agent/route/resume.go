@@ -102,6 +102,7 @@ func (r *Router) recover() {
 		r.opt.Log.Warn().Str("node", string(node)).Msg("a node did not come back in time after the restart of this node's daemon")
 	}
 	for _, in := range r.instances {
+		r.buildHired(in)
 		if in.state == yr.StateSuspend {
 			r.failInstance(in, yr.StateFatal, errorValue(yr.E("instance "+in.id.String(), yr.InstanceExited, "it was lost when the node's daemon was restarted")))
 			continue
@@ -129,6 +130,23 @@ func (r *Router) recover() {
 	}
 	r.opt.Log.Info().Int("lost_workers", len(rec.workers)).Int("lost_drivers", len(rec.drivers)).Msg("recovered from a restart")
 	r.hungry = true
+}
+
+// buildHired goes on with an instance whose hired worker was never told to build
+// it, or whose order to do so was lost.
+func (r *Router) buildHired(in *instance) {
+	w := in.worker
+	if w == nil || w.host == nil || !w.unbuilt || in.state != yr.StateCreating {
+		return
+	}
+	w.unbuilt, in.ctorNo = false, 0
+	switch {
+	case in.ctor == nil || in.ctor.waiting > 0:
+		r.failInstance(in, yr.StateFatal, errorValue(yr.E("create "+in.class, yr.InstanceExited,
+			"the node's daemon was restarted before its constructor had begun; create it again")))
+	case w.joined: // otherwise when it connects
+		r.construct(in)
+	}
 }
 
 func (r *Router) announcing() bool {

@@ -270,9 +270,6 @@ func (n *neighbour) kept(m *wirepb.KeptWorker) error {
 	}
 	r.resumeInstance(w, hosted, a, create, state)
 	w.in.need = w.hiredFor
-	if w.unbuilt && w.joined { // nobody will say so: it is as told
-		w.unbuilt = false
-	}
 	return nil
 }
 
