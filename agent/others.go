@@ -50,7 +50,7 @@ func (o *others) Sample() []route.Candidate {
 			ID: n.ID, Capacity: n.Capacity, Available: n.Available, Labels: n.Labels, Cordoned: n.Cordoned,
 		}})
 	}
-	rand.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
+	rand.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] }) //nolint:gosec // no secret
 	return list
 }
 
@@ -125,7 +125,8 @@ func (a *Agent) Source(request []byte) (f *os.File, offset, length int64, releas
 	return a.router.Bytes(ctx, id)
 }
 
-// NodeDead, Isolated and Reborn are what the leader's client tells.
+// NodeDead is told of a node's death; it, Isolated, Regained and Reborn are what
+// the leader's client tells.
 func (a *Agent) NodeDead(node yr.Node, incarnation uint64) { a.router.NodeDead(node, incarnation) }
 
 // Isolated is documented at NodeDead.

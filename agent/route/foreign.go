@@ -80,7 +80,7 @@ func (r *Router) forward(c *call, resent bool) {
 	}
 	tail := wire.Tail{Attempt: c.attempt, Trace: c.trace}
 	if !c.deadline.IsZero() {
-		tail.Deadline = uint64(c.deadline.UnixMicro()) //nolint:gosec // after 1970
+		tail.Deadline = uint64(c.deadline.UnixMicro())
 	}
 	m := wire.Call{
 		ID: c.id, Target: f.number, Returns: c.returns, NVals: c.nvals, Deps: c.deps, Method: c.method, Args: c.args,

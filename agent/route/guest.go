@@ -33,7 +33,6 @@ type guest struct {
 	held    []*heldFrame // frames for the worker that wait for values, in order
 	deaf    bool         // it has said BLOCKED or YIELD and drops tasks until YIELDED
 	joined  bool
-	leaving bool
 }
 
 // guestTask is a task that the worker has and did not answer.
@@ -53,7 +52,6 @@ type heldFrame struct {
 	names  []*store.Name[waiter] // by value; nil where it is inline. Held.
 	define *wirepb.Function      // of a definition whose code is an object
 	waits  int
-	failed error
 }
 
 // hire takes a HIRE frame.

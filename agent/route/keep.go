@@ -32,7 +32,7 @@ func (r *Router) mayKeep(in *instance, m *wirepb.Create) {
 	if r.opt.Keeper == nil || !in.detached() || in.options.GetRecoverRetryTimes() == 0 || len(m.GetDeps()) > 0 || len(m.GetCodeObject()) > 0 {
 		return
 	}
-	full := proto.Clone(m).(*wirepb.Create) //nolint:forcetypeassert,errcheck // a clone
+	full := proto.Clone(m).(*wirepb.Create) //nolint:forcetypeassert // a clone
 	full.Options, full.Number = in.options, 0
 	if len(full.GetCode()) == 0 {
 		full.Code = in.code.blob

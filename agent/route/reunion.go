@@ -402,7 +402,7 @@ func (n *neighbour) resumed(m *wirepb.ResumedWorker) error {
 	var back []delivery
 	for i := range w.inflight.list {
 		d := &w.inflight.list[i]
-		number := w.inflight.first + uint64(i) //nolint:gosec // an index
+		number := w.inflight.first + uint64(i)
 		if d.done || d.call != nil && running[d.call.id.String()] || d.call == nil && w.in != nil && running[w.in.id.String()] {
 			continue
 		}

@@ -212,25 +212,22 @@ func (w *worker) work() {
 // large answers the running task with a value in shared memory.
 func (w *worker) large(n int) {
 	w.send(wire.AppendMessage(nil, wire.Lease, 1, &wirepb.LeaseRequest{Size: uint64(n)})) //nolint:gosec // small
-	for {
-		h, body, err := w.next(5 * time.Second)
-		if err != nil || h.Type != wire.Leased {
-			return
-		}
-		l := &wirepb.Lease{}
-		if wire.DecodeMessage(h.Type, body, l) != nil {
-			return
-		}
-		place := yr.Place{Segment: l.GetSegment(), Generation: l.GetGeneration(), Length: uint64(n)} //nolint:gosec // small
-		f, err := w.node.store.File(place.Segment, place.Generation, true, w.prefix.ID(0))
-		if err != nil {
-			return
-		}
-		_, _ = f.WriteAt(bytes.Repeat([]byte{'y'}, n), 0)
-		_ = f.Close()
-		w.answer(wire.Value{Kind: wire.Placed, Place: place})
+	h, body, err := w.next(5 * time.Second)
+	if err != nil || h.Type != wire.Leased {
 		return
 	}
+	l := &wirepb.Lease{}
+	if wire.DecodeMessage(h.Type, body, l) != nil {
+		return
+	}
+	place := yr.Place{Segment: l.GetSegment(), Generation: l.GetGeneration(), Length: uint64(n)} //nolint:gosec // small
+	f, err := w.node.store.File(place.Segment, place.Generation, true, w.prefix.ID(0))
+	if err != nil {
+		return
+	}
+	_, _ = f.WriteAt(bytes.Repeat([]byte{'y'}, n), 0)
+	_ = f.Close()
+	w.answer(wire.Value{Kind: wire.Placed, Place: place})
 }
 
 // wrap answers the running task with a reference to an object that it puts.

@@ -38,8 +38,9 @@ func (v *Value) MaybeSource() (Source, bool) {
 	return v.Source(), true
 }
 
-// Flags of RELAY.
-const FromWorker = 1 << 0 // the inner frame was sent by the hired worker, not to it
+// FromWorker is the flag of a RELAY whose inner frame was sent by the hired
+// worker, not to it.
+const FromWorker = 1 << 0
 
 const relayHead = 8
 
