@@ -29,10 +29,10 @@ type guest struct {
 	resumed bool         // this node's daemon was restarted while it ran
 	wanted  bool         // its hirer asked for it after that, and was not answered yet
 
-	tasks   []guestTask  // passed on and not answered, oldest first
-	held    []*heldFrame // frames for the worker that wait for values, in order
-	deaf    bool         // it has said BLOCKED or YIELD and drops tasks until YIELDED
-	joined  bool
+	tasks  []guestTask  // passed on and not answered, oldest first
+	held   []*heldFrame // frames for the worker that wait for values, in order
+	deaf   bool         // it has said BLOCKED or YIELD and drops tasks until YIELDED
+	joined bool
 }
 
 // guestTask is a task that the worker has and did not answer.
