@@ -2,6 +2,7 @@ package route
 
 import (
 	"context"
+	"sync/atomic"
 	"time"
 
 	"yr/pkg/yr"
@@ -50,31 +51,49 @@ type Link interface {
 }
 
 // linkConn lets a Link stand where a session's connection does. What is said
-// before the nodes have met is kept until they do; the router's lock guards it.
+// before the nodes have met is kept until they do.
 type linkConn struct {
-	Link
-	met   bool
+	link  atomic.Pointer[Link] // written under the router's lock; flushed outside of it
+	met   bool                 // this and early: under the router's lock
 	early []byte
 }
 
+func newLinkConn(l Link) *linkConn {
+	c := &linkConn{}
+	c.link.Store(&l)
+	return c
+}
+
+// Queue is called under the router's lock.
 func (c *linkConn) Queue(add func(dst []byte) []byte) int {
 	if c.met {
-		return c.Link.Queue(add)
+		return (*c.link.Load()).Queue(add)
 	}
 	c.early = add(c.early)
 	return 0 // nobody is there to make room
 }
 
+// greet begins the link's new life with a frame that comes before all others.
+func (c *linkConn) greet(l Link, frame []byte) {
+	c.link.Store(&l) // a later life of a node may have another one
+	l.Begin()
+	l.Queue(func(dst []byte) []byte { return append(dst, frame...) })
+}
+
+// meet says what was kept.
 func (c *linkConn) meet() {
 	c.met = true
 	early := c.early
 	c.early = nil
-	c.Link.Queue(func(dst []byte) []byte { return append(dst, early...) })
+	(*c.link.Load()).Queue(func(dst []byte) []byte { return append(dst, early...) })
 }
 
-func (c *linkConn) Go(f func()) { go f() }
-func (c *linkConn) Close()      {}
-func (c *linkConn) Last([]byte) {}
+func (c *linkConn) Flush()           { (*c.link.Load()).Flush() }
+func (c *linkConn) WaitRoom()        { (*c.link.Load()).WaitRoom() }
+func (c *linkConn) Heard() time.Time { return (*c.link.Load()).Heard() }
+func (c *linkConn) Go(f func())      { go f() }
+func (c *linkConn) Close()           {}
+func (c *linkConn) Last([]byte)      {}
 
 // conn is what a session writes to: an SDK's connection, or a link.
 type conn interface {

@@ -51,7 +51,7 @@ func (r *Router) neighbour(node yr.Node) *neighbour {
 func (n *neighbour) clear() {
 	r := n.r
 	id := r.opt.Tag.NewID()
-	n.link = &linkConn{Link: r.opt.Cluster.Link(n.node)}
+	n.link = newLinkConn(r.opt.Cluster.Link(n.node))
 	n.peer = &Session{r: r, conn: n.link, id: id, prefix: id.Prefix(), role: yr.RoleNode, targets: make([]target, 1), node: n}
 	n.peer.holder = r.names.Join(id, "")
 	n.hires, n.guests = make(map[uint32]*worker), make(map[uint32]*worker)
@@ -76,7 +76,6 @@ func (r *Router) Met(node yr.Node, incarnation uint64, fresh bool) {
 	r.turn(func() {
 		n := r.neighbour(node)
 		n.life = incarnation
-		n.link.Link = r.opt.Cluster.Link(node) // a later life may have another one
 		if !fresh && n.link.met {
 			return
 		}
@@ -84,8 +83,7 @@ func (r *Router) Met(node yr.Node, incarnation uint64, fresh bool) {
 			n.suspend()
 		}
 		g := &wirepb.Greet{Tag: r.opt.Tag.String(), Version: r.opt.Version, Recovering: r.recovery != nil}
-		n.link.Begin()
-		n.link.Link.Queue(func(dst []byte) []byte { return wire.AppendMessage(dst, wire.Greet, 0, g) })
+		n.link.greet(r.opt.Cluster.Link(node), wire.AppendMessage(nil, wire.Greet, 0, g))
 		if !n.limbo {
 			n.link.meet()
 		}
