@@ -64,12 +64,12 @@ func newLinkConn(l Link) *linkConn {
 	return c
 }
 
-// Queue is called under the router's lock.
-func (c *linkConn) Queue(add func(dst []byte) []byte) int {
+// queue copies frames to what will be written. It is called under the router's lock.
+func (c *linkConn) queue(frames []byte) (queued int) {
 	if c.met {
-		return (*c.link.Load()).Queue(add)
+		return (*c.link.Load()).Queue(func(dst []byte) []byte { return append(dst, frames...) })
 	}
-	c.early = add(c.early)
+	c.early = append(c.early, frames...)
 	return 0 // nobody is there to make room
 }
 
@@ -97,7 +97,6 @@ func (c *linkConn) Last([]byte)      {}
 
 // conn is what a session writes to: an SDK's connection, or a link.
 type conn interface {
-	Queue(add func(dst []byte) []byte) (queued int)
 	Flush()
 	WaitRoom()
 	Go(f func())

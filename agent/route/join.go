@@ -44,7 +44,7 @@ func (r *Router) openSession(p Peer, h *wirepb.Hello, page *os.File) (*Session, 
 		}
 	}
 	s := &Session{
-		r: r, conn: p.Conn, prefix: prefix, role: yr.Role(h.GetRole()), //nolint:gosec // checked below
+		r: r, conn: p.Conn, sock: p.Conn, prefix: prefix, role: yr.Role(h.GetRole()), //nolint:gosec // checked below
 		pid: p.PID, command: h.GetCommand(), evicts: h.GetEvicts(), targets: make([]target, 1),
 	}
 	s.id = s.prefix.ID(0)

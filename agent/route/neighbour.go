@@ -52,7 +52,7 @@ func (n *neighbour) clear() {
 	r := n.r
 	id := r.opt.Tag.NewID()
 	n.link = newLinkConn(r.opt.Cluster.Link(n.node))
-	n.peer = &Session{r: r, conn: n.link, id: id, prefix: id.Prefix(), role: yr.RoleNode, targets: make([]target, 1), node: n}
+	n.peer = &Session{r: r, conn: n.link, link: n.link, id: id, prefix: id.Prefix(), role: yr.RoleNode, targets: make([]target, 1), node: n}
 	n.peer.holder = r.names.Join(id, "")
 	n.hires, n.guests = make(map[uint32]*worker), make(map[uint32]*worker)
 	n.calls, n.instances = make(map[yr.ID]*call), make(map[yr.ID]*instance)

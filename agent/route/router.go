@@ -119,6 +119,7 @@ type Router struct {
 	named     map[nameKey]*instance
 	registry  registryQueue
 	deadlines deadlines
+	outgoing  []byte     // scratch: a frame for a link
 	dirty     []*Session // have frames queued in this turn
 	hungry    bool       // resources or a worker became free: look at what waits
 	recovery  *recovery  // after a restart, until sessions are back

@@ -15,7 +15,9 @@ import (
 type Session struct {
 	r    *Router
 	conn conn
-	node *neighbour // role node
+	sock *session.Conn // conn, if that is an SDK's: frames are appended to its buffer in place
+	link *linkConn     // conn, if that is a node's
+	node *neighbour    // role node
 
 	id      yr.ID // prefix with sequence 0
 	prefix  yr.Prefix
@@ -225,7 +227,7 @@ func (s *Session) queue(add func(dst []byte) []byte) {
 		return
 	}
 	s.touch()
-	n := s.conn.Queue(add)
+	n := s.append(add)
 	if n <= session.WriteAt {
 		return
 	}
@@ -235,6 +237,24 @@ func (s *Session) queue(add func(dst []byte) []byte) {
 		s.conn.Go(s.awaitRoom)
 	}
 }
+
+// append puts frames behind those that wait. add is called at once and never
+// kept: that is what saves an allocation for every frame.
+//
+// hot: once per frame sent.
+func (s *Session) append(add func(dst []byte) []byte) (queued int) {
+	if s.sock != nil {
+		return s.sock.Queue(add)
+	}
+	frames := add(s.r.outgoing[:0])
+	if cap(frames) <= keepOutgoing {
+		s.r.outgoing = frames
+	}
+	return s.link.queue(frames)
+}
+
+// keepOutgoing bounds the scratch buffer that is kept for the next frame.
+const keepOutgoing = 256 << 10
 
 // touch marks the session for writing at the end of the turn.
 func (s *Session) touch() {
@@ -248,7 +268,7 @@ func (s *Session) touch() {
 func (s *Session) seal() {
 	s.queued = false
 	if len(s.freed) > 0 {
-		s.conn.Queue(func(dst []byte) []byte { return wire.AppendFreed(dst, s.freed) })
+		s.append(func(dst []byte) []byte { return wire.AppendFreed(dst, s.freed) })
 		s.freed = s.freed[:0]
 	}
 }
