@@ -33,7 +33,7 @@ const (
 )
 
 // readWorth is how much should have come before a transfer is woken to read it:
-// being woken less often was worth a fifth of the throughput on two busy cores.
+// being woken less often was worth some throughput on two busy cores.
 const readWorth = 1 << 20
 
 // fetchAttempts is how many connections in a row may bring nothing.
