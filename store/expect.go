@@ -12,9 +12,6 @@ func (t *Names[W]) Expect(id yr.ID) *Name[W] {
 	return t.add(id)
 }
 
-// Dismiss frees a name that was expected and that nobody refers to after all.
-func (t *Names[W]) Dismiss(n *Name[W]) { t.settle(n) }
-
 // Each calls f for every name that h refers to, and how often, until f returns
 // false. f must not change the table.
 func (h *Holder[W]) Each(f func(n *Name[W], references uint32) bool) {

@@ -232,7 +232,7 @@ func (r *Router) hiredGone(w *worker, text string, started uint64, known bool) {
 	r.workerGone(w, nil)
 }
 
-// dismissWorker ends the process of a worker, wherever it is.
+// killProcess ends the process of a worker, wherever it is.
 func (r *Router) killProcess(w *worker) {
 	if w.host == nil {
 		r.opt.Launcher.Kill(w.id)
