@@ -24,7 +24,16 @@ SHOWN = 80  # lines of a failure
 
 # Packages whose goroutines share memory. The race detector costs minutes where etcd has to be compiled for it, and
 # what imports etcd is wiring.
-RACE = ["./agent/...", "./store/...", "./scheduler/...", "./pkg/wire/...", "./pkg/supervise/..."]
+RACE = [
+    "./agent/...",
+    "./store/...",
+    "./scheduler/...",
+    "./pkg/wire/...",
+    "./pkg/supervise/...",
+    "./pkg/peer/...",
+    "./pkg/durable/...",
+    "./master/table/...",
+]
 NOT_UNIT = {"test", "build"}
 UNIT = [f"./{d.name}/..." for d in sorted(ROOT.glob("[a-z]*/")) if d.name not in NOT_UNIT and any(d.rglob("*.go"))]
 

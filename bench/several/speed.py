@@ -90,14 +90,18 @@ here, there = (Echo.options(on(node)).invoke() for node in "ab")
 yr.get([here.echo.invoke(1), there.echo.invoke(1)])
 say("ready")
 for round, _ in enumerate(sys.stdin):
-    say(json.dumps({
-        "tcp echo, us": tcp_echo(int(sys.argv[3])),
-        "tcp echo apart, us": tcp_echo_apart(),
-        "local call, us": p50(lambda: yr.get(here.echo.invoke(1))),
-        "remote call, us": p50(lambda: yr.get(there.echo.invoke(1))),
-        "local calls/s": pipelined(here),
-        "remote calls/s": pipelined(there),
-        "local instance, ms": created("a"),
-        "remote instance, ms": created("b"),
-        "remote get, MB/s": fetched(there, round),
-    }))
+    say(
+        json.dumps(
+            {
+                "tcp echo, us": tcp_echo(int(sys.argv[3])),
+                "tcp echo apart, us": tcp_echo_apart(),
+                "local call, us": p50(lambda: yr.get(here.echo.invoke(1))),
+                "remote call, us": p50(lambda: yr.get(there.echo.invoke(1))),
+                "local calls/s": pipelined(here),
+                "remote calls/s": pipelined(there),
+                "local instance, ms": created("a"),
+                "remote instance, ms": created("b"),
+                "remote get, MB/s": fetched(there, round),
+            }
+        )
+    )

@@ -185,6 +185,13 @@ func (n *node) fresh(peer yr.Node) int {
 	return k
 }
 
+// freshMeetings is fresh for who does not hold mu.
+func (n *node) freshMeetings(peer yr.Node) int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.fresh(peer)
+}
+
 // met waits for the given number of fresh meetings with a peer.
 func (n *node) met(peer yr.Node, times int) *Link {
 	n.t.Helper()

@@ -81,8 +81,8 @@ func TestACutConnectionLosesNothing(t *testing.T) {
 	}
 	b.expect("a", want...)
 	a.expect("b", want...)
-	require.Equal(t, 1, b.fresh("a"))
-	require.Equal(t, 1, a.fresh("b"))
+	require.Equal(t, 1, b.freshMeetings("a"))
+	require.Equal(t, 1, a.freshMeetings("b"))
 }
 
 func TestABlackHoleIsNoticedAndSurvived(t *testing.T) {
@@ -97,7 +97,7 @@ func TestABlackHoleIsNoticedAndSurvived(t *testing.T) {
 	eventually(t, "a connects anew", func() bool { return x.connections() > made })
 	x.resume()
 	b.expect("a", "before", "into the hole")
-	require.Equal(t, 1, b.fresh("a"))
+	require.Equal(t, 1, b.freshMeetings("a"))
 }
 
 // calm is a node that is not hasty in finding others silent: these tests run beside others.
@@ -134,8 +134,8 @@ func TestARestartedPeerStartsFromNothing(t *testing.T) {
 	say(ab, "to the second")
 	again.expect("a", "to the second")
 	require.Equal(t, uint64(2), ab.Incarnation())
-	require.Equal(t, 2, a.fresh("b"))
-	require.Equal(t, 1, again.fresh("a"))
+	require.Equal(t, 2, a.freshMeetings("b"))
+	require.Equal(t, 1, again.freshMeetings("a"))
 }
 
 func TestTheNewLifeBeginsWhereTheHandlerSays(t *testing.T) {
@@ -191,7 +191,7 @@ func TestLinksWaitForMembership(t *testing.T) {
 	require.Equal(t, uint64(7), ba.Incarnation())
 	a.Renew(0)
 	eventually(t, "b is told why", func() bool { return strings.Contains(ba.View().Reason, "has not joined") })
-	require.Equal(t, 1, b.fresh("a"))
+	require.Equal(t, 1, b.freshMeetings("a"))
 	a.Renew(8)
 	b.met("a", 2)
 }
@@ -228,7 +228,7 @@ func TestAnEarlierIncarnationIsRefused(t *testing.T) {
 	twin := start(t, "b", incarnation(5))
 	l = twin.Link("a", a.address)
 	eventually(t, "it learns why", func() bool { return strings.Contains(l.View().Reason, "two processes claim incarnation 5") })
-	require.Equal(t, 1, a.fresh("b"))
+	require.Equal(t, 1, a.freshMeetings("b"))
 }
 
 func TestAViolationStartsTheLinkFromNothingAtBothEnds(t *testing.T) {

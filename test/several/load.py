@@ -1,5 +1,5 @@
 # A program that works while things go wrong, and writes down what became of every single thing that it asked for: one
-# JSON object a line, tally.Operation. Its arguments: the file, the seconds, where things run ("-": anywhere), the kinds.
+# JSON object a line, tally.Operation. Its arguments: the file, the seconds, where things run ("-": anywhere), kinds.
 #
 #   call      a function with retries: its value, once, whatever dies
 #   instance  calls to an instance that comes back when it dies, ten at a time: in order, none twice, none missing
@@ -62,7 +62,7 @@ class Notes:
     """The operations, written as they end."""
 
     def __init__(self, path):
-        self.lock, self.file = threading.Lock(), open(path, "w")
+        self.lock, self.file = threading.Lock(), open(path, "w")  # noqa: SIM115
 
     def add(self, kind, began, outcome, why=""):
         note = {"kind": kind, "outcome": outcome, "why": why, "began": began, "ended": time.monotonic()}

@@ -30,5 +30,3 @@ class Seat:
 
     def who(self):
         return self.life, yr.apis.get_node_id()
-
-
