@@ -1,5 +1,5 @@
-# The driver of make bench-nodes; it runs on node a. For every line on its standard input it measures one round and prints
-# it as a JSON object: microseconds and megabytes a second. Its arguments are the
+# The driver of make bench-nodes; it runs on node a. For every line on its standard input it measures one round and
+# prints it as a JSON object: microseconds and megabytes a second. Its arguments are the
 # address of node b and the ports of two echoes there: one that keeps to a core of its own, one that does not.
 import json
 import socket
