@@ -147,5 +147,5 @@ func (a *Agent) Load() master.Load {
 	}
 }
 
-// Drain does what the leader asks of a node that is being emptied.
-func (a *Agent) Drain(d master.Drain) { a.router.Drain(d.Draining, d.End) }
+// Drain does what the leader asks of a node that is to get no new work, or is being emptied.
+func (a *Agent) Drain(d master.Drain) { a.router.Drain(d.Cordoned, d.Draining, d.End) }

@@ -79,6 +79,7 @@ type Neighbour struct {
 // Drain is what a node that is being emptied is asked to do. The zero value means
 // that it is not, or not any more.
 type Drain struct {
+	Cordoned bool // no new work: also while it drains, and when nobody waits for that
 	Draining bool
 	Until    time.Time // until when whoever asked will wait, by this node's clock; zero: not known
 	End      bool      // end what still runs, or move what can be recovered: nobody waits any more

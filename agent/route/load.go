@@ -43,11 +43,12 @@ func (r *Router) driven() bool {
 	return false
 }
 
-// Drain keeps new work away from this node, or no longer. end: what still runs is
-// ended too; what can be recovered is recovered elsewhere by whoever owns it.
-func (r *Router) Drain(draining, end bool) {
+// Drain keeps new work away from this node (cordoned), or no longer. draining: what
+// is idle here ends. end: what still runs is ended too; what can be recovered is
+// recovered elsewhere by whoever owns it.
+func (r *Router) Drain(cordoned, draining, end bool) {
 	r.turn(func() {
-		r.node.Cordoned = draining
+		r.node.Cordoned = cordoned || draining
 		r.hungry = true
 		if !draining {
 			return

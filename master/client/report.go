@@ -141,21 +141,21 @@ func (c *Client) absorb(answer *masterpb.ReportResponse) {
 			}
 		}
 	}
-	c.drained(answer.GetDraining())
+	c.drained(answer.GetDraining(), answer.GetCordoned())
 }
 
 // drained takes in what is asked of this node; mu is held.
-func (c *Client) drained(m *masterpb.Draining) {
-	var d master.Drain
+func (c *Client) drained(m *masterpb.Draining, cordoned bool) {
+	d := master.Drain{Cordoned: cordoned}
 	if m != nil {
-		d = master.Drain{Draining: true, End: m.GetEnd()}
+		d = master.Drain{Cordoned: true, Draining: true, End: m.GetEnd()}
 		if left := time.Duration(m.GetLeftMs()) * time.Millisecond; left > 0 {
 			d.Until = time.Now().Add(left)
 		}
 	}
 	// Every answer was on its way for another time: a small move of the end is none.
 	was := c.drain
-	if d.Draining == was.Draining && d.End == was.End && d.Until.IsZero() == was.Until.IsZero() && d.Until.Sub(was.Until).Abs() < 2*time.Second {
+	if d.Cordoned == was.Cordoned && d.Draining == was.Draining && d.End == was.End && d.Until.IsZero() == was.Until.IsZero() && d.Until.Sub(was.Until).Abs() < 2*time.Second {
 		return
 	}
 	c.drain = d

@@ -824,7 +824,8 @@ type ReportResponse struct {
 	Sample        [][]byte               `protobuf:"bytes,8,rep,name=sample,proto3" json:"sample,omitempty"`    // each an encoded Neighbour: the leader encodes a node once, not once for each reader
 	Masters       []string               `protobuf:"bytes,9,rep,name=masters,proto3" json:"masters,omitempty"`
 	Draining      *Draining              `protobuf:"bytes,10,opt,name=draining,proto3" json:"draining,omitempty"`
-	Nodes         uint32                 `protobuf:"varint,11,opt,name=nodes,proto3" json:"nodes,omitempty"` // how many live
+	Nodes         uint32                 `protobuf:"varint,11,opt,name=nodes,proto3" json:"nodes,omitempty"`       // how many live
+	Cordoned      bool                   `protobuf:"varint,12,opt,name=cordoned,proto3" json:"cordoned,omitempty"` // this node gets no new work, and is to start none by itself
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -934,6 +935,13 @@ func (x *ReportResponse) GetNodes() uint32 {
 		return x.Nodes
 	}
 	return 0
+}
+
+func (x *ReportResponse) GetCordoned() bool {
+	if x != nil {
+		return x.Cordoned
+	}
+	return false
 }
 
 type Incarnation struct {
@@ -2550,7 +2558,7 @@ const file_master_master_proto_rawDesc = "" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12 \n" +
 	"\vincarnation\x18\x03 \x01(\x04R\vincarnation\x12\x16\n" +
 	"\x06deaths\x18\x04 \x01(\x03R\x06deaths\x12#\n" +
-	"\x04load\x18\x05 \x01(\v2\x0f.yr.master.LoadR\x04load\"\xd3\x02\n" +
+	"\x04load\x18\x05 \x01(\v2\x0f.yr.master.LoadR\x04load\"\xef\x02\n" +
 	"\x0eReportResponse\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x16\n" +
 	"\x06fenced\x18\x02 \x01(\bR\x06fenced\x12\x16\n" +
@@ -2563,7 +2571,8 @@ const file_master_master_proto_rawDesc = "" +
 	"\amasters\x18\t \x03(\tR\amasters\x12/\n" +
 	"\bdraining\x18\n" +
 	" \x01(\v2\x13.yr.master.DrainingR\bdraining\x12\x14\n" +
-	"\x05nodes\x18\v \x01(\rR\x05nodes\"C\n" +
+	"\x05nodes\x18\v \x01(\rR\x05nodes\x12\x1a\n" +
+	"\bcordoned\x18\f \x01(\bR\bcordoned\"C\n" +
 	"\vIncarnation\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12 \n" +
 	"\vincarnation\x18\x02 \x01(\x04R\vincarnation\"5\n" +

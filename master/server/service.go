@@ -161,6 +161,7 @@ func (s *Server) encode(r *reign, a table.Answer) *masterpb.ReportResponse {
 	if a.Sampled {
 		p.Masters = s.options.Masters()
 	}
+	p.Cordoned = a.Drain.Cordoned
 	if a.Drain.Draining {
 		p.Draining = &masterpb.Draining{LeftMs: max(time.Until(a.Drain.Until).Milliseconds(), 0), End: a.Drain.End}
 	}

@@ -420,7 +420,7 @@ func (w *world) node(id yr.Node, change ...func(*client.Options)) *node {
 		OnRejoined: func(i uint64) { n.note("rejoined %d", i) },
 		OnJoined:   func(i uint64) { n.note("joined %d", i) },
 		OnDeath:    func(id yr.Node, i uint64) { n.note("death of %s %d", id, i) },
-		OnDrain:    func(d master.Drain) { n.note("drain %v end %v", d.Draining, d.End) },
+		OnDrain:    func(d master.Drain) { n.note("cordon %v drain %v end %v", d.Cordoned, d.Draining, d.End) },
 	}
 	for _, f := range change {
 		f(&o)

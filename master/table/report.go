@@ -157,9 +157,10 @@ func (t *Table) Answer(now time.Time, id yr.Node, since int64) Answer {
 		n.sampled = now
 		a.Sampled, a.Sample = true, t.sample(n, master.MaxSample)
 	}
+	a.Drain.Cordoned = n.Restraint.Cordoned
 	if n.Restraint.Drain > 0 {
 		n.drain.told = true
-		a.Drain = master.Drain{Draining: true, Until: n.drain.until, End: n.Restraint.Evicted}
+		a.Drain = master.Drain{Cordoned: true, Draining: true, Until: n.drain.until, End: n.Restraint.Evicted}
 	}
 	return a
 }

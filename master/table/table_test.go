@@ -324,7 +324,7 @@ func TestCordonAndDrain(t *testing.T) {
 	w.Report(w.now, "a", r.Incarnation, idle)
 	require.Equal(t, "draining", status(), "it does not know yet, and may be about to begin something")
 	answer := w.Answer(w.now, "a", 0)
-	require.Equal(t, master.Drain{Draining: true, Until: w.now.Add(30 * time.Second)}, answer.Drain)
+	require.Equal(t, master.Drain{Cordoned: true, Draining: true, Until: w.now.Add(30 * time.Second)}, answer.Drain)
 	w.Report(w.now, "a", r.Incarnation, idle)
 	require.Equal(t, "drained", status())
 	require.True(t, w.Empty("a", w.now))
