@@ -196,6 +196,7 @@ func TestABlockedHeadHoldsUpOnlyItsCaller(t *testing.T) {
 	other.send(wire.AppendMessage(nil, wire.Bind, 0, &wirepb.Bind{Number: 1, InstanceId: id[:]}))
 	require.Equal(t, "1", other.result(other.call(1, "count")).text)
 	require.NotContains(t, d.results, second)
+	n.untilHeld() // its worker may be slow to come
 	n.release("v")
 	require.Equal(t, "v", d.result(first).text)
 	require.Equal(t, "2", d.result(second).text)
