@@ -174,11 +174,10 @@ func TestALostNodesCallsAreRetriedElsewhere(t *testing.T) {
 	nodes[1].untilHeld()
 	nodes[2].untilHeld()
 	l.kill(nodes[1])
-	lost, other := a, b
+	lost := a
 	if d.heldOn(nodes[2]) == "again" {
-		lost, other = b, a
+		lost = b
 	}
-	_ = other
 	if lost == b {
 		o := d.result(b)
 		require.Equal(t, yr.WorkerLost, o.code)
